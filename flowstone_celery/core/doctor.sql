@@ -1,0 +1,95 @@
+-- The invariants of the design as queries: each answers the rows that break it, with a sentence; none is the answer that is wanted.
+
+-- name: remaining_of_runs
+SELECT 'run ' || r.id || ' counts ' || r.remaining_steps || ' steps left, but has ' || c.open AS finding
+  FROM flowstone.runs r CROSS JOIN LATERAL (
+      SELECT count(*) FILTER (WHERE s.status NOT IN ('succeeded', 'failed', 'skipped', 'cancelled')) AS open FROM flowstone.steps s WHERE s.run_id = r.id) c
+ WHERE r.remaining_steps <> c.open;
+
+-- name: closed_runs
+SELECT 'run ' || r.id || ' is ' || r.status || ' with all its steps ended' AS finding
+  FROM flowstone.runs r WHERE r.finished_at IS NULL AND r.remaining_steps = 0;
+
+-- name: outcome_of_runs
+SELECT 'run ' || r.id || ' is ' || r.status || ' with ' || c.failed || ' failed and ' || c.cancelled || ' cancelled steps (counted ' ||
+       r.failed_steps || ' and ' || r.cancelled_steps || ')' AS finding
+  FROM flowstone.runs r CROSS JOIN LATERAL (
+      SELECT count(*) FILTER (WHERE s.status = 'failed') AS failed, count(*) FILTER (WHERE s.status = 'cancelled') AS cancelled
+        FROM flowstone.steps s WHERE s.run_id = r.id) c
+ WHERE r.failed_steps <> c.failed OR r.cancelled_steps <> c.cancelled
+    OR (r.status = 'succeeded' AND c.failed + c.cancelled > 0) OR (r.status = 'failed' AND c.failed = 0);
+
+-- name: remaining_of_steps
+-- A blocked step waits for exactly its parents that have not counted down: no value yet, or an optional one not ended.
+SELECT 'step ' || s.id || ' (' || s.name || ') waits for ' || s.remaining || ' dependencies, but ' || c.open || ' are open' AS finding
+  FROM flowstone.steps s CROSS JOIN LATERAL (
+      SELECT count(*) FILTER (WHERE NOT (p.status = 'succeeded' OR (e.optional AND p.status IN ('failed', 'skipped', 'cancelled')))) AS open
+        FROM flowstone.step_edges e JOIN flowstone.steps p ON p.id = e.parent WHERE e.child = s.id) c
+ WHERE s.status = 'blocked' AND s.remaining <> c.open;
+
+-- name: started_too_early
+SELECT 'step ' || s.id || ' (' || s.name || ') is ' || s.status || ' though ' || p.name || ' is ' || p.status AS finding
+  FROM flowstone.steps s JOIN flowstone.step_edges e ON e.child = s.id JOIN flowstone.steps p ON p.id = e.parent
+ WHERE s.status IN ('ready', 'running', 'succeeded')
+   AND NOT (p.status = 'succeeded' OR (e.optional AND p.status IN ('failed', 'skipped', 'cancelled')));
+
+-- name: held_by_the_dead
+SELECT 'step ' || s.id || ' (' || s.name || ') runs on worker ' || s.worker_id || ', which is ' || coalesce(w.status, 'unknown') AS finding
+  FROM flowstone.steps s LEFT JOIN flowstone.workers w ON w.id = s.worker_id
+ WHERE s.status = 'running' AND (w.id IS NULL OR w.status = 'dead');
+
+-- name: ended_once
+-- In one round a step ends once.
+SELECT 'step ' || h.step_id || ' ended ' || count(*) || ' times in round ' || h.round AS finding
+  FROM flowstone.history h
+ WHERE h.step_id IS NOT NULL AND h.event IN ('step.succeeded', 'step.failed', 'step.skipped', 'step.cancelled')
+ GROUP BY h.step_id, h.round HAVING count(*) > 1;
+
+-- name: history_tells_all
+-- The last transition in a step's history is where it stands; its starts are counted by attempt and fence.
+SELECT 'step ' || s.id || ' is ' || s.status || ' with attempt ' || s.attempt || ' and fence ' || s.fence || ', but its history says ' ||
+       coalesce(h.last, 'nothing') || ' and ' || h.starts || ' starts' AS finding
+  FROM flowstone.steps s CROSS JOIN LATERAL (
+      SELECT count(*) FILTER (WHERE event = 'step.running') AS starts, (array_agg(event ORDER BY id DESC))[1] AS last
+        FROM flowstone.history WHERE run_id = s.run_id AND step_id = s.id) h
+ WHERE s.attempt <> h.starts OR s.fence <> h.starts
+    OR (s.status IN ('running', 'succeeded', 'failed', 'skipped', 'cancelled') AND h.last IS DISTINCT FROM 'step.' || s.status)
+    OR (s.status = 'ready' AND h.last IS NOT NULL AND h.last NOT IN ('step.ready', 'step.retry', 'step.released'))
+    OR (s.status = 'blocked' AND h.last IS NOT NULL);
+
+-- name: values_of_steps
+-- A settled value belongs to the attempt that succeeded; a succeeded asset step that names a value has it settled.
+SELECT 'value ' || v.id || ' of ' || v.asset || ' is settled, but its step ' || v.step_id || ' is ' || s.status || ' under fence ' || s.fence ||
+       ' (value: ' || v.fence || ')' AS finding
+  FROM flowstone.asset_values v JOIN flowstone.steps s ON s.id = v.step_id
+ WHERE v.settled_at IS NOT NULL AND (s.status <> 'succeeded' OR s.fence <> v.fence)
+UNION ALL
+SELECT 'step ' || s.id || ' (' || s.name || ') succeeded with value ' || (s.output ->> 'value') || ', which is not settled'
+  FROM flowstone.steps s LEFT JOIN flowstone.asset_values v ON v.id = (s.output ->> 'value')::bigint AND v.settled_at IS NOT NULL
+ WHERE s.status = 'succeeded' AND s.output ? 'value' AND v.id IS NULL;
+
+-- name: current_values
+SELECT 'the current value of ' || c.asset || ' (' || c.partition || ') is ' || c.value_id || ', which is ' ||
+       CASE WHEN v.id IS NULL THEN 'missing' ELSE 'not settled' END AS finding
+  FROM flowstone.asset_current c LEFT JOIN flowstone.asset_values v ON v.id = c.value_id
+ WHERE v.id IS NULL OR v.settled_at IS NULL;
+
+-- name: lineage_of_values
+-- Every settled value names the exact versions of what its step consumed.
+SELECT 'value ' || v.id || ' of ' || v.asset || ' has no lineage to ' || p.name || ' version ' || (p.output ->> 'value') AS finding
+  FROM flowstone.asset_values v JOIN flowstone.steps s ON s.id = v.step_id
+  JOIN flowstone.step_edges e ON e.child = s.id JOIN flowstone.steps p ON p.id = e.parent AND p.status = 'succeeded' AND p.output ? 'value'
+  LEFT JOIN flowstone.lineage l ON l.value_id = v.id AND l.upstream_asset = p.name AND l.upstream_partition = p.partition
+       AND l.upstream_value_id = (p.output ->> 'value')::bigint
+ WHERE v.settled_at IS NOT NULL AND l.value_id IS NULL;
+
+-- name: acts_are_audited
+SELECT 'run ' || r.id || ' was cancelled at ' || r.cancelled_at || ' without an audit row' AS finding
+  FROM flowstone.runs r
+ WHERE r.cancelled_at IS NOT NULL
+   AND NOT EXISTS (SELECT 1 FROM flowstone.audit a WHERE a.resource_type = 'run' AND a.resource_id = r.id::text AND a.action = 'run.cancel');
+
+-- name: clock_is_not_shifted
+-- Only the test kit moves the clock.
+SELECT 'the clock of the schema is shifted: ' || p.prosrc AS finding
+  FROM pg_proc p WHERE p.oid = 'flowstone.now'::regproc AND %(production)s AND position('interval' IN p.prosrc) > 0;

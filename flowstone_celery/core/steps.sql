@@ -1,0 +1,281 @@
+-- Steps: claim, settle, give back. Each transition is one guarded statement; no row back means that it did not happen.
+-- Every settlement is guarded by worker and fence: what another claim has taken over cannot be written by its former holder.
+
+-- fragment: claimed
+-- ready -> running under a new fence; the run begins with its first step. Answers all that the call needs.
+claimed AS (
+    UPDATE flowstone.steps s
+       SET status = 'running', fence = s.fence + 1, attempt = s.attempt + 1, worker_id = %(worker)s,
+           started_at = flowstone.now(), deadline_at = flowstone.now() + make_interval(secs => s.timeout_seconds),
+           due_at = NULL, sent_at = NULL, sends = 0, note = NULL
+      FROM candidate c
+     WHERE s.id = c.id AND s.status = 'ready'
+    RETURNING s.*
+), begun AS (
+    UPDATE flowstone.runs r SET status = 'running', started_at = flowstone.now()
+      FROM claimed c WHERE r.id = c.run_id AND r.status = 'pending'
+    RETURNING r.id, r.round
+), logged AS (
+    INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id)
+    SELECT id, NULL, round, 'run.running', NULL, NULL, NULL::bigint FROM begun
+    UNION ALL
+    SELECT run_id, id, round, 'step.running', attempt, fence, worker_id FROM claimed
+), durability AS (
+    -- The claim's own commit may be lost in a crash of Postgres: the row is ready again then, and every guard compares worker and fence.
+    SELECT set_config('synchronous_commit', 'off', true) WHERE %(relaxed)s
+)
+SELECT c.id, c.run_id, c.kind, c.name, c.partition, c.task, c.queue, c.round, c.phase, c.attempt, c.failures, c.max_failures,
+       c.crashes, c.losses, c.fence, c.worker_id, c.timeout_seconds, c.retry, c.input,
+       r.name AS run_name, r.requested_by, r.correlation_id, r.tenant, r.input AS run_input,
+       coalesce((SELECT jsonb_agg(jsonb_build_object('name', p.name, 'partition', p.partition, 'status', p.status,
+                                                     'output', p.output, 'optional', e.optional) ORDER BY p.id)
+                   FROM flowstone.step_edges e JOIN flowstone.steps p ON p.id = e.parent
+                  WHERE e.child = c.id), '[]'::jsonb) AS inputs,
+       (SELECT count(*) FROM durability) AS relaxed
+  FROM claimed c JOIN flowstone.runs r ON r.id = c.run_id
+
+-- name: claim (step: ready -> running; run: pending -> running)
+-- The door of a wake-up: this very step, if it is still ready and due.
+WITH candidate AS (
+    SELECT s.id FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
+     WHERE s.id = %(step)s AND s.status = 'ready' AND s.due_at <= flowstone.now() AND s.v <= %(protocol)s
+       AND s.task = ANY (%(knows)s::text[]) AND r.status IN ('pending', 'running') AND NOT r.paused AND
+       -- use: worker_holds_a_lease
+       FOR NO KEY UPDATE OF s SKIP LOCKED
+),
+-- use: claimed
+
+-- name: claim_next (step: ready -> running; run: pending -> running)
+-- The door of a query: the queue's next ready row that this worker may run, by priority, due time and id.
+WITH RECURSIVE
+-- use: levels_of_queue
+, candidate AS (
+    SELECT c.id FROM levels l CROSS JOIN LATERAL (
+        SELECT s.id FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
+         WHERE s.status = 'ready' AND s.queue = %(queue)s AND s.priority = l.priority AND s.due_at <= flowstone.now()
+           AND s.v <= %(protocol)s AND s.task = ANY (%(knows)s::text[]) AND r.status IN ('pending', 'running') AND NOT r.paused
+           AND (%(only_run)s::uuid IS NULL OR s.run_id = %(only_run)s) AND
+           -- use: worker_holds_a_lease
+         ORDER BY s.due_at, s.id LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED
+    ) c LIMIT 1
+),
+-- use: claimed
+
+-- name: succeed (step: running -> succeeded; step: blocked -> ready; run: running -> succeeded | failed | cancelled; run: cancelling -> cancelled)
+-- The step ends with its output, its children count one dependency less, those with none left are ready, the run counts it.
+-- Children are locked by id before they are counted: parents that share children meet in one order.
+WITH moved AS (
+    UPDATE flowstone.steps
+       SET status = 'succeeded', output = %(output)s::jsonb, error = NULL, worker_id = NULL, deadline_at = NULL, finished_at = flowstone.now()
+     WHERE
+     -- use: held
+    RETURNING id, run_id, round, attempt, fence
+), waiting AS (
+    SELECT s.id FROM moved m JOIN flowstone.step_edges e ON e.parent = m.id JOIN flowstone.steps s ON s.id = e.child
+     WHERE s.status = 'blocked' ORDER BY s.id FOR NO KEY UPDATE OF s
+), opened AS (
+    UPDATE flowstone.steps s
+       SET remaining = s.remaining - 1,
+           status = CASE WHEN s.remaining = 1 THEN 'ready' ELSE 'blocked' END,
+           due_at = CASE WHEN s.remaining = 1 THEN flowstone.now() END
+      FROM waiting w WHERE s.id = w.id AND s.status = 'blocked'
+    RETURNING s.id, s.run_id, s.round, s.queue, s.status
+), ended AS (
+    SELECT m.run_id, 1 AS finished, 0 AS failed, 0 AS cancelled, NULL::jsonb AS error FROM moved m
+     WHERE (SELECT count(*) FROM opened) >= 0
+),
+-- use: counted
+, logged AS (
+    INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id)
+    SELECT run_id, id, round, 'step.succeeded', attempt, fence, %(worker)s FROM moved
+    UNION ALL
+    SELECT run_id, id, round, 'step.ready', NULL, NULL, NULL::bigint FROM opened WHERE status = 'ready'
+)
+SELECT m.id, (SELECT status FROM counted) AS run_status,
+       (SELECT array_agg(o.queue) FROM opened o WHERE o.status = 'ready') AS opened
+  FROM moved m;
+
+-- name: end_without_value (step: running -> failed | skipped | cancelled; step: blocked -> failed | skipped | cancelled | ready; run: running -> succeeded | failed | cancelled; run: cancelling -> cancelled)
+-- The step ends with no value. Whatever needs it ends too, all the way down; what can do without it counts one dependency less.
+-- All rows that may change are locked by id first; what really fell decides which optional children are freed.
+WITH RECURSIVE moved AS (
+    UPDATE flowstone.steps
+       SET status = %(status)s, error = %(error)s::jsonb, worker_id = NULL, deadline_at = NULL, finished_at = flowstone.now(),
+           failures = failures + %(failed_attempts)s, crashes = crashes + %(crashed)s, losses = losses + %(lost)s
+     WHERE
+     -- use: held
+    RETURNING id, run_id, round, attempt, fence, name
+), doomed(id) AS (
+    SELECT s.id FROM moved m JOIN flowstone.step_edges e ON e.parent = m.id AND NOT e.optional
+      JOIN flowstone.steps s ON s.id = e.child AND s.status = 'blocked'
+    UNION
+    SELECT s.id FROM doomed d JOIN flowstone.step_edges e ON e.parent = d.id AND NOT e.optional
+      JOIN flowstone.steps s ON s.id = e.child AND s.status = 'blocked'
+), locked AS (
+    SELECT s.id FROM flowstone.steps s
+     WHERE s.id IN (SELECT id FROM doomed UNION
+                    SELECT e.child FROM (SELECT id FROM moved UNION SELECT id FROM doomed) p
+                      JOIN flowstone.step_edges e ON e.parent = p.id AND e.optional)
+     ORDER BY s.id FOR NO KEY UPDATE OF s
+), fallen AS (
+    UPDATE flowstone.steps s
+       SET status = %(dependents)s, error = %(dependents_error)s::jsonb, finished_at = flowstone.now()
+      FROM locked l JOIN doomed d USING (id) WHERE s.id = l.id AND s.status = 'blocked'
+    RETURNING s.id, s.run_id, s.round
+), freed AS (
+    SELECT e.child AS id, count(*) AS parents
+      FROM (SELECT id FROM moved UNION ALL SELECT id FROM fallen) p JOIN flowstone.step_edges e ON e.parent = p.id AND e.optional
+     GROUP BY e.child
+), opened AS (
+    UPDATE flowstone.steps s
+       SET remaining = s.remaining - f.parents,
+           status = CASE WHEN s.remaining = f.parents THEN 'ready' ELSE 'blocked' END,
+           due_at = CASE WHEN s.remaining = f.parents THEN flowstone.now() END
+      FROM freed f JOIN locked l USING (id)
+     WHERE s.id = f.id AND s.status = 'blocked' AND s.id NOT IN (SELECT id FROM fallen)
+    RETURNING s.id, s.run_id, s.round, s.queue, s.status
+), gone AS (
+    SELECT run_id, %(status)s::text AS status FROM moved UNION ALL SELECT run_id, %(dependents)s::text FROM fallen
+), ended AS (
+    SELECT run_id, count(*) AS finished, count(*) FILTER (WHERE status = 'failed') AS failed,
+           count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
+           CASE WHEN %(status)s::text = 'failed' THEN %(error)s::jsonb END AS error
+      FROM gone WHERE (SELECT count(*) FROM opened) >= 0 GROUP BY run_id
+),
+-- use: counted
+, logged AS (
+    INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id, detail)
+    SELECT run_id, id, round, 'step.' || %(status)s, attempt, fence, %(worker)s, %(error)s::jsonb FROM moved
+    UNION ALL
+    SELECT run_id, id, round, 'step.' || %(dependents)s, NULL, NULL, NULL::bigint, %(dependents_error)s::jsonb FROM fallen
+    UNION ALL
+    SELECT run_id, id, round, 'step.ready', NULL, NULL, NULL::bigint, NULL::jsonb FROM opened WHERE status = 'ready'
+)
+SELECT m.id, (SELECT status FROM counted) AS run_status, (SELECT count(*) FROM fallen) AS fallen,
+       (SELECT array_agg(o.queue) FROM opened o WHERE o.status = 'ready') AS opened
+  FROM moved m;
+
+-- name: retry (step: running -> ready)
+-- A failed attempt with attempts left: ready again after its delay.
+WITH moved AS (
+    UPDATE flowstone.steps
+       SET status = 'ready', failures = failures + 1, worker_id = NULL, deadline_at = NULL, error = %(error)s::jsonb,
+           due_at = flowstone.now() + make_interval(secs => %(delay)s)
+     WHERE
+     -- use: held
+    RETURNING id, run_id, round, attempt, fence, due_at, queue
+), logged AS (
+    INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id, detail)
+    SELECT run_id, id, round, 'step.retry', attempt, fence, %(worker)s,
+           jsonb_build_object('error', %(error)s::jsonb, 'delay', %(delay)s::float8) FROM moved
+)
+SELECT id, due_at, ARRAY[queue] AS opened FROM moved;
+
+-- name: give_back (step: running -> ready)
+-- The holder gives its step back unharmed (a stop that was announced): no failure, no crash is counted.
+WITH moved AS (
+    UPDATE flowstone.steps
+       SET status = 'ready', worker_id = NULL, deadline_at = NULL, due_at = flowstone.now(), note = %(reason)s
+     WHERE
+     -- use: held
+    RETURNING id, run_id, round, attempt, fence, queue
+), logged AS (
+    INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id, detail)
+    SELECT run_id, id, round, 'step.released', attempt, fence, %(worker)s, jsonb_build_object('reason', %(reason)s::text) FROM moved
+)
+SELECT id, ARRAY[queue] AS opened FROM moved;
+
+-- name: release_crashed (step: running -> ready)
+-- What dead processes held is ready again; a step at its crash limit is left for `held_by` and ends as failed.
+WITH held AS (
+    SELECT s.id FROM flowstone.steps s
+     WHERE s.status = 'running' AND s.worker_id = ANY (%(workers)s::bigint[]) AND s.crashes + 1 < %(crash_limit)s
+     ORDER BY s.id FOR NO KEY UPDATE OF s
+), moved AS (
+    UPDATE flowstone.steps s
+       SET status = 'ready', crashes = s.crashes + 1, worker_id = NULL, deadline_at = NULL, due_at = flowstone.now(), note = %(reason)s
+      FROM (SELECT h.id, o.worker_id FROM held h JOIN flowstone.steps o USING (id)) h
+     WHERE s.id = h.id AND s.status = 'running' AND s.worker_id = ANY (%(workers)s::bigint[])
+    RETURNING s.id, s.run_id, s.round, s.attempt, s.fence, s.queue, h.worker_id
+), logged AS (
+    INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id, detail)
+    SELECT run_id, id, round, 'step.released', attempt, fence, worker_id, jsonb_build_object('reason', %(reason)s::text) FROM moved
+)
+SELECT id, run_id, queue FROM moved;
+
+-- name: release_lost (step: running -> ready)
+-- What nodes held that no longer beat is ready again, with growing pauses. Leases do not run while the database is away: the pacer
+-- must have been steady for a whole lease.
+WITH held AS (
+    SELECT s.id FROM flowstone.steps s JOIN flowstone.workers w ON w.id = s.worker_id CROSS JOIN flowstone.pacer p
+     WHERE s.status = 'running' AND w.alive_until < flowstone.now() AND s.losses + 1 < %(loss_limit)s
+       AND p.steady_since < flowstone.now() - make_interval(secs => %(lease)s)
+     ORDER BY s.id LIMIT %(limit)s FOR NO KEY UPDATE OF s SKIP LOCKED
+), moved AS (
+    UPDATE flowstone.steps s
+       SET status = 'ready', losses = s.losses + 1, worker_id = NULL, deadline_at = NULL, note = 'lease lost',
+           due_at = flowstone.now() + make_interval(secs => CASE WHEN s.losses = 0 THEN 0 ELSE least(60, power(2, s.losses)) END)
+      FROM (SELECT h.id, o.worker_id FROM held h JOIN flowstone.steps o USING (id)) h
+     WHERE s.id = h.id AND s.status = 'running' AND s.worker_id = h.worker_id
+    RETURNING s.id, s.run_id, s.round, s.attempt, s.fence, s.queue, h.worker_id
+), logged AS (
+    INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id, detail)
+    SELECT run_id, id, round, 'step.released', attempt, fence, worker_id, jsonb_build_object('reason', 'lease lost') FROM moved
+)
+SELECT id, run_id, queue FROM moved;
+
+-- name: held_by
+-- Steps of these processes, or of all whose lease is lost, that are at a limit: they end as failed, one by one.
+SELECT s.id, s.name, s.partition, s.run_id, s.worker_id, s.fence, s.crashes, s.losses
+  FROM flowstone.steps s JOIN flowstone.workers w ON w.id = s.worker_id CROSS JOIN flowstone.pacer p
+ WHERE s.status = 'running'
+   AND ((s.worker_id = ANY (%(workers)s::bigint[]) AND s.crashes + 1 >= %(crash_limit)s)
+        OR (%(lost)s AND w.alive_until < flowstone.now() AND s.losses + 1 >= %(loss_limit)s
+            AND p.steady_since < flowstone.now() - make_interval(secs => %(lease)s)))
+ ORDER BY s.id LIMIT 100;
+
+-- name: step_state
+-- What became of a settlement whose commit gave no answer.
+SELECT id, status, worker_id, fence FROM flowstone.steps WHERE id = %(step)s;
+
+-- name: settled_under
+-- Whether this very attempt has settled: its history row says so, in the same commit.
+SELECT event FROM flowstone.history
+ WHERE run_id = %(run)s AND step_id = %(step)s AND fence = %(fence)s AND worker_id = %(worker)s
+   AND event IN ('step.succeeded', 'step.failed', 'step.skipped', 'step.cancelled', 'step.retry', 'step.released')
+ ORDER BY id DESC LIMIT 1;
+
+-- name: promise
+-- Wake-ups are promised to the next ready rows of one queue, as many as it has room for; the caller sends them after the commit.
+WITH RECURSIVE
+-- use: levels_of_queue
+, room AS (
+    SELECT
+    -- use: room_of_q
+    AS places FROM (SELECT %(queue)s::text AS queue) q
+), chosen AS (
+    SELECT c.id FROM room r CROSS JOIN levels l CROSS JOIN LATERAL (
+        SELECT s.id FROM flowstone.steps s
+         WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.queue = %(queue)s AND s.priority = l.priority AND s.due_at <= flowstone.now()
+         ORDER BY s.due_at, s.id LIMIT (SELECT places FROM room) FOR NO KEY UPDATE OF s SKIP LOCKED
+    ) c LIMIT (SELECT places FROM room)
+)
+UPDATE flowstone.steps s SET sent_at = flowstone.now(), sends = 0
+  FROM chosen c WHERE s.id = c.id AND s.status = 'ready'
+RETURNING s.id, s.run_id, s.name, s.partition, s.task, s.queue;
+
+-- name: promise_again
+-- Into idle slots only: promised rows whose wake-up seems lost, with pauses that double for each row up to a minute.
+WITH chosen AS (
+    SELECT s.id FROM flowstone.steps s
+     WHERE s.sent_at IS NOT NULL AND s.queue = %(queue)s AND s.status = 'ready' AND s.task = ANY (%(knows)s::text[])
+       AND s.sent_at < flowstone.now() - make_interval(secs => least(60, %(pause)s * power(2, s.sends)))
+     ORDER BY s.priority DESC, s.sent_at LIMIT %(places)s FOR NO KEY UPDATE OF s SKIP LOCKED
+)
+UPDATE flowstone.steps s SET sent_at = flowstone.now(), sends = least(s.sends + 1, 10)
+  FROM chosen c WHERE s.id = c.id AND s.status = 'ready'
+RETURNING s.id, s.run_id, s.name, s.partition, s.task, s.queue;
+
+-- name: note
+-- Say on the row why it is not running.
+UPDATE flowstone.steps SET note = %(note)s WHERE id = %(step)s AND status = 'ready' RETURNING id;

@@ -1,0 +1,108 @@
+-- The ticker: what is due, what is lost, what was promised and never came.
+
+-- name: pace
+-- Hold the pacer's row. A gap between beats (the database was away, or nobody paced) starts the steady time anew.
+UPDATE flowstone.pacer
+   SET holder = %(node)s::uuid, held_until = flowstone.now() + make_interval(secs => %(hold)s), beat_at = flowstone.now(),
+       steady_since = CASE WHEN steady_since IS NULL OR beat_at < flowstone.now() - make_interval(secs => %(gap)s)
+                                OR pg_postmaster_start_time() > steady_since
+                           THEN statement_timestamp() + (flowstone.now() - statement_timestamp()) ELSE steady_since END
+ WHERE id = 1 AND (holder = %(node)s::uuid OR held_until IS NULL OR held_until < flowstone.now())
+RETURNING steady_since;
+
+-- name: agenda
+-- One look at everything that may be due. Each part is held to a partial index.
+SELECT (SELECT array_agg(q.queue) FROM (
+           WITH RECURSIVE queues AS (
+               (SELECT s.queue FROM flowstone.steps s WHERE s.status = 'ready' AND s.sent_at IS NULL ORDER BY s.queue LIMIT 1)
+               UNION ALL
+               SELECT (SELECT s.queue FROM flowstone.steps s WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.queue > k.queue
+                        ORDER BY s.queue LIMIT 1)
+                 FROM queues k WHERE k.queue IS NOT NULL)
+           SELECT k.queue FROM queues k
+            WHERE EXISTS (SELECT 1 FROM flowstone.steps s WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.queue = k.queue
+                                                          AND s.due_at <= flowstone.now())
+       ) q) AS due,
+       (SELECT extract(epoch FROM s.due_at - flowstone.now())::float8 FROM flowstone.steps s
+         WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.due_at > flowstone.now() ORDER BY s.due_at LIMIT 1) AS next_due_in,
+       EXISTS (SELECT 1 FROM flowstone.runs r WHERE r.status = 'cancelling') AS cancelling,
+       EXISTS (SELECT 1 FROM flowstone.workers w JOIN flowstone.steps s ON s.worker_id = w.id AND s.status = 'running'
+                WHERE w.alive_until < flowstone.now()) AS lost;
+
+-- name: capacity
+-- For each queue with promised rows: the slots of the live nodes that listen, how many are busy, and what those nodes know.
+SELECT q.queue, coalesce(sum(n.slots), 0)::int AS slots, coalesce(sum(b.busy), 0)::int AS busy,
+       coalesce((SELECT array_agg(DISTINCT k) FROM flowstone.nodes m CROSS JOIN LATERAL unnest(m.knows) k
+                  WHERE m.status = 'live' AND m.alive_until > flowstone.now() AND q.queue = ANY (m.queues)), '{}') AS knows
+  FROM (
+      WITH RECURSIVE queues AS (
+          (SELECT s.queue FROM flowstone.steps s WHERE s.sent_at IS NOT NULL ORDER BY s.queue LIMIT 1)
+          UNION ALL
+          SELECT (SELECT s.queue FROM flowstone.steps s WHERE s.sent_at IS NOT NULL AND s.queue > k.queue ORDER BY s.queue LIMIT 1)
+            FROM queues k WHERE k.queue IS NOT NULL)
+      SELECT queue FROM queues WHERE queue IS NOT NULL
+  ) q
+  JOIN flowstone.nodes n ON n.status = 'live' AND n.alive_until > flowstone.now() AND q.queue = ANY (n.queues)
+  LEFT JOIN LATERAL (
+      SELECT count(*) AS busy FROM flowstone.workers w JOIN flowstone.steps s ON s.worker_id = w.id AND s.status = 'running'
+       WHERE w.node_key = n.key AND w.status = 'live'
+  ) b ON true
+ GROUP BY q.queue;
+
+-- name: why_not_running
+-- For each unfinished step the reason why it is not running.
+SELECT s.id, s.run_id, s.name, s.partition, s.queue, s.status,
+       CASE
+         WHEN s.status = 'running' AND w.alive_until < flowstone.now() THEN
+              'its worker ' || w.node_name || ' (pid ' || w.pid || ') lost its lease; another takes over when the lease time has passed'
+         WHEN s.status = 'running' THEN 'it runs on ' || w.node_name || ' (pid ' || w.pid || ')'
+         WHEN s.status = 'blocked' THEN 'it waits for ' || s.remaining || ' of its dependencies: ' || coalesce(
+              (SELECT string_agg(p.name || ' (' || p.status || ')', ', ' ORDER BY p.id) FROM flowstone.step_edges e
+                 JOIN flowstone.steps p ON p.id = e.parent WHERE e.child = s.id
+                  AND p.status NOT IN ('succeeded', 'failed', 'skipped', 'cancelled')), 'none that is open')
+         WHEN r.status = 'cancelling' THEN 'its run is being cancelled'
+         WHEN r.paused THEN 'its run is paused'
+         WHEN s.due_at > flowstone.now() THEN 'it is due at ' || to_char(s.due_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
+              || CASE WHEN s.failures > 0 THEN ' (retry ' || s.failures || ')' ELSE '' END
+         WHEN NOT EXISTS (SELECT 1 FROM flowstone.nodes n WHERE n.status = 'live' AND n.alive_until > flowstone.now() AND s.queue = ANY (n.queues)) THEN
+              'no worker listens on queue ' || quote_literal(s.queue)
+         WHEN NOT EXISTS (SELECT 1 FROM flowstone.nodes n WHERE n.status = 'live' AND n.alive_until > flowstone.now() AND s.queue = ANY (n.queues)
+                             AND s.task = ANY (n.knows)) THEN
+              'no worker on queue ' || quote_literal(s.queue) || ' knows the task ' || quote_literal(s.task)
+         WHEN NOT EXISTS (SELECT 1 FROM flowstone.nodes n WHERE n.status = 'live' AND n.alive_until > flowstone.now() AND s.queue = ANY (n.queues)
+                             AND s.task = ANY (n.knows) AND n.protocol >= s.v) THEN
+              'every worker on queue ' || quote_literal(s.queue) || ' is older than the step (protocol ' || s.v || ')'
+         WHEN s.note IS NOT NULL AND s.sent_at IS NULL THEN s.note || '; it is next in line on queue ' || quote_literal(s.queue)
+         WHEN s.sent_at IS NULL THEN 'it stands in line on queue ' || quote_literal(s.queue)
+         ELSE 'a worker on queue ' || quote_literal(s.queue) || ' has been woken'
+       END AS reason
+  FROM flowstone.steps s
+  JOIN flowstone.runs r ON r.id = s.run_id
+  LEFT JOIN flowstone.workers w ON w.id = s.worker_id
+ WHERE s.status NOT IN ('succeeded', 'failed', 'skipped', 'cancelled')
+   AND (%(run)s::uuid IS NULL OR s.run_id = %(run)s)
+ ORDER BY s.id LIMIT %(limit)s;
+
+-- name: expired_values
+-- Large values whose attempt never settled, older than the grace.
+DELETE FROM flowstone.asset_values v
+ WHERE v.id IN (SELECT id FROM flowstone.asset_values WHERE settled_at IS NULL
+                   AND created_at < flowstone.now() - make_interval(secs => %(grace)s) ORDER BY id LIMIT %(limit)s)
+   AND NOT EXISTS (SELECT 1 FROM flowstone.steps s WHERE s.id = v.step_id AND s.status = 'running' AND s.fence = v.fence)
+RETURNING v.id;
+
+-- name: prune_runs
+-- One batch of finished runs past their retention, steps with them. What a live value points at stays.
+WITH old AS (
+    SELECT r.id FROM flowstone.runs r
+     WHERE r.finished_at < flowstone.now() - make_interval(secs => %(keep)s)
+     ORDER BY r.finished_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), edges AS (
+    DELETE FROM flowstone.step_edges e USING flowstone.steps s, old o WHERE s.run_id = o.id AND e.child = s.id
+), story AS (
+    DELETE FROM flowstone.history h USING old o WHERE h.run_id = o.id
+), stale AS (
+    DELETE FROM flowstone.asset_values v USING old o
+     WHERE v.run_id = o.id AND NOT EXISTS (SELECT 1 FROM flowstone.asset_current c WHERE c.value_id = v.id)
+)
+DELETE FROM flowstone.runs r USING old o WHERE r.id = o.id RETURNING r.id;

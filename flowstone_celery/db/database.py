@@ -1,0 +1,327 @@
+"""One way to the database: an engine for each process, transactions, and what waits for their commit.
+
+SQLAlchemy keeps the pool and serves dynamic reads; the named statements go straight to the psycopg connection below it, prepared
+on first use. Nothing here knows what the statements mean.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psycopg
+from psycopg.rows import dict_row
+from sqlalchemy import create_engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from flowstone_celery import faults
+from flowstone_celery.db import schema as schema_page
+from flowstone_celery.errors import ConfigError, DatabaseUnavailable, SchemaMismatch
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from flowstone_celery.db.statements import Statement
+
+Row = dict[str, Any]
+T = TypeVar("T")
+
+log = logging.getLogger("flowstone.db")
+
+_TRY_AGAIN = (
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.LockNotAvailable,
+)
+_GONE = (psycopg.OperationalError, psycopg.InterfaceError)
+_NO_SCHEMA = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedFunction)
+
+
+class CommitUnknown(DatabaseUnavailable):
+    """The connection broke while a commit was under way: it may have happened or not."""
+
+    code = "FS-5012"
+
+
+class Tx:
+    """One open transaction: runs named statements and remembers what to do after the commit."""
+
+    def __init__(self, connection: psycopg.Connection[Any], schema: str) -> None:
+        """Wrap a psycopg connection that is inside a transaction or about to begin one."""
+        self._connection = connection
+        self._schema = schema
+        self._after: list[Callable[[], None]] = []
+
+    def rows(self, statement: Statement, **values: object) -> list[Row]:
+        """Run the statement and return its rows."""
+        cursor = self._connection.cursor(row_factory=dict_row)
+        cursor.execute(statement.sql(self._schema), values)
+        return cursor.fetchall() if cursor.description else []
+
+    def row(self, statement: Statement, **values: object) -> Row | None:
+        """Run the statement and return its first row, or None: then it did not happen."""
+        rows = self.rows(statement, **values)
+        return rows[0] if rows else None
+
+    def run(self, statement: Statement, **values: object) -> int:
+        """Run the statement and return how many rows it touched."""
+        return self._connection.execute(statement.sql(self._schema), values).rowcount
+
+    def after_commit(self, call: Callable[[], None]) -> None:
+        """Call this once the transaction is committed; never if it is not."""
+        self._after.append(call)
+
+    def committed(self) -> None:
+        """Do what waited for the commit. A call that fails is logged: the commit stands."""
+        calls, self._after = self._after, []
+        for call in calls:
+            try:
+                call()
+            except Exception:  # the rows are the truth; a hint that was not sent is sent again by the sweep
+                log.exception("a call after commit failed")
+
+
+class Database:
+    """The engine of this process; made anew after a fork, never shared over it."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        schema: str = "flowstone",
+        pool_size: int = 5,
+        pooler: str = "session",
+        application: str = "flowstone",
+    ) -> None:
+        """Remember where the database is; nothing is opened before it is needed.
+
+        Args:
+            url: SQLAlchemy URL, `postgresql+psycopg://…` (plain `postgresql://…` is taken as that).
+            schema: the Postgres schema that holds all tables.
+            pool_size: connections kept for each process.
+            pooler: "session", or "transaction" behind a transaction-mode pooler (no prepared statements).
+            application: shown in `pg_stat_activity`, followed by the pid.
+
+        Raises:
+            ConfigError: the URL cannot be read or names another database product.
+        """
+        self.url = _checked(url)
+        self.schema = schema
+        self._pool_size = pool_size
+        self._pooler = pooler
+        self._application = application
+        self._lock = threading.Lock()
+        self._engine: Engine | None = None
+        self._engine_pid = 0
+        self._schema_checked = False
+
+    @property
+    def engine(self) -> Engine:
+        """This process's SQLAlchemy engine (tables are found in the configured schema)."""
+        if self._engine is None or self._engine_pid != os.getpid():
+            with self._lock:
+                if self._engine is None or self._engine_pid != os.getpid():
+                    self._renew()
+        assert self._engine is not None
+        return self._engine
+
+    def _renew(self) -> None:
+        if self._engine is not None:
+            # After a fork the sockets belong to the parent too: forget them without a word on the wire.
+            self._engine.dispose(close=False)
+        self._engine = self._create()
+        self._engine_pid = os.getpid()
+
+    def _create(self) -> Engine:
+        prepare = 1 if self._pooler == "session" else None
+        arguments: dict[str, Any] = {
+            "prepare_threshold": prepare,
+            "connect_timeout": 10,
+            "application_name": f"{self._application}:{os.getpid()}",
+        }
+        if self._pooler == "session":
+            arguments["options"] = "-c timezone=UTC"
+        engine = create_engine(
+            self.url, pool_size=self._pool_size, max_overflow=20, pool_timeout=30, connect_args=arguments
+        )
+        return engine.execution_options(schema_translate_map={schema_page.SCHEMA: self.schema})
+
+    def dispose(self) -> None:
+        """Close this process's connections."""
+        with self._lock:
+            if self._engine is not None:
+                self._engine.dispose(close=self._engine_pid == os.getpid())
+            self._engine = None
+
+    @contextmanager
+    def connection(self, *, autocommit: bool = False) -> Iterator[psycopg.Connection[Any]]:
+        """A psycopg connection from the pool, for the length of the block.
+
+        Raises:
+            DatabaseUnavailable: nothing answers at the URL, or the connection broke in the block.
+            SchemaMismatch: the tables are missing, older or newer than this code can use.
+        """
+        if not self._schema_checked:
+            self._check_schema()
+        with self._checked_out(autocommit=autocommit) as connection:
+            yield connection
+
+    @contextmanager
+    def _checked_out(self, *, autocommit: bool) -> Iterator[psycopg.Connection[Any]]:
+        try:
+            fairy = self.engine.raw_connection()
+        except (OperationalError, PoolTimeout) as error:
+            raise self._away(error) from error
+        connection: psycopg.Connection[Any] = fairy.driver_connection  # type: ignore[assignment] # psycopg's, by the URL
+        try:
+            connection.autocommit = autocommit
+            _current.connection = connection
+            yield connection
+        except _NO_SCHEMA as error:
+            raise self._no_schema(error) from error
+        except _TRY_AGAIN:
+            raise
+        except _GONE as error:
+            fairy.invalidate(error)
+            raise self._away(error) from error
+        finally:
+            _current.connection = None
+            if connection.closed:
+                fairy.invalidate()
+            fairy.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Tx]:
+        """A transaction that commits at the end of the block and then does what waited for it.
+
+        Raises:
+            CommitUnknown: the connection broke during the commit itself; read the rows to know.
+            DatabaseUnavailable, SchemaMismatch: as for `connection`.
+        """
+        with self.connection() as connection:
+            tx = Tx(connection, self.schema)
+            try:
+                yield tx
+            except BaseException:
+                if not connection.closed:
+                    connection.rollback()
+                raise
+            try:
+                connection.commit()
+            except _GONE as error:
+                raise CommitUnknown(
+                    f"the connection broke during a commit: {_line(error)}", hint="the row tells whether it happened"
+                ) from error
+        tx.committed()
+
+    def attempt(self, work: Callable[[Tx], T], *, tries: int = 8) -> T:
+        """Run the work in a transaction, again when Postgres asks for it (deadlock, serialization, lock timeout)."""
+        for nth in range(1, tries + 1):
+            try:
+                with self.transaction() as tx:
+                    return work(tx)
+            except _TRY_AGAIN:
+                if nth == tries:
+                    raise
+                time.sleep(random.uniform(0.002, 0.01) * nth)
+        raise AssertionError("unreachable")
+
+    def once(self, statement: Statement, **values: object) -> list[Row]:
+        """Run one statement that commits by itself, and return its rows."""
+        with self.connection(autocommit=True) as connection:
+            return Tx(connection, self.schema).rows(statement, **values)
+
+    def first(self, statement: Statement, **values: object) -> Row | None:
+        """Run one statement that commits by itself, and return its first row, or None: then it did not happen."""
+        rows = self.once(statement, **values)
+        return rows[0] if rows else None
+
+    def _check_schema(self) -> None:
+        """Refuse a database whose tables this code cannot use."""
+        with self._checked_out(autocommit=True) as connection:
+            found = connection.execute(f'SELECT version, oldest_code FROM "{self.schema}".schema_version').fetchone()
+        refuse_mismatch(found, schema=self.schema)
+        self._schema_checked = True
+
+    def _away(self, error: Exception) -> DatabaseUnavailable:
+        return DatabaseUnavailable(
+            f"the database at {masked(self.url)} does not answer: {_line(error)}",
+            hint="start it, or set FLOWSTONE_DATABASE_URL to one that runs (`flowstone doctor` checks all services)",
+        )
+
+    def _no_schema(self, error: Exception) -> SchemaMismatch:
+        return SchemaMismatch(
+            f"schema {self.schema!r} at {masked(self.url)} lacks a table of ours: {_line(error)}",
+            hint="run `flowstone db migrate`",
+        )
+
+
+def refuse_mismatch(found: tuple[int, int] | None, *, schema: str) -> None:
+    """Raise SchemaMismatch unless (version, oldest_code) fits this code.
+
+    Code N runs on schema N and on any newer one that still allows it.
+    """
+    if found is None:
+        raise SchemaMismatch(f"schema {schema!r} names no version", hint="run `flowstone db migrate`")
+    version, oldest = found
+    if version < schema_page.VERSION:
+        raise SchemaMismatch(
+            f"schema {schema!r} has version {version}, this code needs {schema_page.VERSION}: the schema is older",
+            hint="run `flowstone db migrate`",
+        )
+    if oldest > schema_page.VERSION:
+        raise SchemaMismatch(
+            f"schema {schema!r} has version {version} and asks for code of schema {oldest} or newer; "
+            f"this code knows {schema_page.VERSION}: the schema is newer",
+            hint="upgrade flowstone-celery on this machine",
+        )
+
+
+class _Current(threading.local):
+    connection: psycopg.Connection[Any] | None = None
+
+
+_current = _Current()
+
+
+def cut_connection() -> None:
+    """Break this thread's connection, as a lost network would (for the crash points)."""
+    connection = _current.connection
+    if connection is not None:
+        connection.close()
+
+
+faults.on_drop_connection(cut_connection)
+
+
+def _checked(url: str) -> str:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ConfigError(
+            f"the database URL {url!r} cannot be read", hint="it looks like postgresql+psycopg://user:password@host:5432/name"
+        ) from error
+    if parsed.get_backend_name() != "postgresql":
+        raise ConfigError(
+            f"the database URL names {parsed.get_backend_name()!r}, but FlowStone keeps its truth in PostgreSQL 15 or newer",
+            hint="use postgresql+psycopg://user:password@host:5432/name",
+        )
+    return parsed.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+def masked(url: str) -> str:
+    """The URL without its password."""
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def _line(error: Exception) -> str:
+    text = str(getattr(error, "orig", None) or error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

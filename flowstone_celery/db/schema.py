@@ -1,0 +1,348 @@
+"""All tables on one page. The migrations build the same; a test compares the two.
+
+Statuses are text with CHECK constraints that repeat `states.py`; further checks tie counters and times to statuses, so that the
+database itself refuses a row that cannot be true. Times come from `flowstone.now()`, the only clock (`clock_sql`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from flowstone_celery import states
+
+SCHEMA = "flowstone"
+VERSION = 1
+"""The schema this code needs."""
+OLDEST_CODE = 1
+"""The oldest code that may still run on this schema (rolling upgrades)."""
+
+metadata = MetaData(schema=SCHEMA)
+Moment = DateTime(timezone=True)
+
+
+def one_of(column: str, values: Iterable[str]) -> str:
+    """The CHECK expression that allows exactly these texts."""
+    listed = ", ".join(f"'{value}'" for value in values)
+    return f"{column} IN ({listed})"
+
+
+def _now(name: str) -> Column[object]:
+    return Column(name, Moment, nullable=False, server_default=text(f"{SCHEMA}.now()"))
+
+
+def _count(name: str, default: int = 0) -> Column[int]:
+    return Column(name, Integer, nullable=False, server_default=text(str(default)))
+
+
+def _text(name: str, default: str = "") -> Column[str]:
+    return Column(name, Text, nullable=False, server_default=text(f"'{default}'"))
+
+
+_RUN_ENDED = one_of("status", sorted(states.RUN_TERMINAL))
+_STEP_ENDED = one_of("status", sorted(states.STEP_TERMINAL))
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    _text("partition"),
+    _text("tenant"),
+    _text("requested_by"),
+    Column("idempotency_key", Text),
+    Column("request_digest", Text),
+    Column("status", Text, nullable=False),
+    _count("round", 1),
+    Column("paused", Boolean, nullable=False, server_default=text("false")),
+    _count("priority"),
+    Column("lane", Text),
+    Column("correlation_id", Text),
+    Column("root_id", Uuid),
+    Column("parent_step", BigInteger),
+    Column("input", JSONB),
+    Column("output", JSONB),
+    Column("error", JSONB),
+    _count("total_steps"),
+    _count("remaining_steps"),
+    _count("failed_steps"),
+    _count("cancelled_steps"),
+    Column("code_version", Text),
+    _now("created_at"),
+    Column("started_at", Moment),
+    Column("cancelled_at", Moment),
+    Column("finished_at", Moment),
+    CheckConstraint(one_of("status", states.RunStatus), name="runs_status"),
+    CheckConstraint("remaining_steps BETWEEN 0 AND total_steps", name="runs_remaining"),
+    CheckConstraint("failed_steps + cancelled_steps <= total_steps", name="runs_failed"),
+    CheckConstraint(f"({_RUN_ENDED}) = (finished_at IS NOT NULL)", name="runs_finished"),
+    CheckConstraint(f"NOT ({_RUN_ENDED}) OR remaining_steps = 0", name="runs_ended_have_no_steps_left"),
+    CheckConstraint("status <> 'cancelling' OR cancelled_at IS NOT NULL", name="runs_cancelling"),
+    CheckConstraint("status NOT IN ('running', 'succeeded') OR started_at IS NOT NULL", name="runs_started"),
+    Index("runs_idempotency", "tenant", "idempotency_key", unique=True, postgresql_where=text("idempotency_key IS NOT NULL")),
+    Index("runs_newest", text("created_at DESC"), "id"),
+    Index("runs_of_name", "name", "partition", text("created_at DESC")),
+    Index("runs_cancelling", "cancelled_at", postgresql_where=text("status = 'cancelling'")),
+    Index("runs_open", "created_at", postgresql_where=text("finished_at IS NULL")),
+    postgresql_with={"fillfactor": "80"},
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("run_id", Uuid, ForeignKey(runs.c.id, ondelete="CASCADE", name="steps_run"), nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    _text("partition"),
+    Column("task", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    _count("priority"),
+    Column("v", SmallInteger, nullable=False, server_default=text("1")),
+    Column("code_digest", Text),
+    _count("round", 1),
+    Column("status", Text, nullable=False),
+    _text("phase", "call"),
+    _count("remaining"),
+    _count("attempt"),
+    _count("failures"),
+    _count("max_failures", 1),
+    _count("crashes"),
+    _count("losses"),
+    Column("fence", BigInteger, nullable=False, server_default=text("0")),
+    Column("worker_id", BigInteger),
+    Column("timeout_seconds", Float),
+    Column("retry", JSONB),
+    Column("input", JSONB),
+    Column("output", JSONB),
+    Column("error", JSONB),
+    Column("note", Text),
+    _now("created_at"),
+    Column("due_at", Moment),
+    Column("sent_at", Moment),
+    Column("sends", SmallInteger, nullable=False, server_default=text("0")),
+    Column("started_at", Moment),
+    Column("deadline_at", Moment),
+    Column("finished_at", Moment),
+    CheckConstraint(one_of("status", states.StepStatus), name="steps_status"),
+    CheckConstraint(one_of("phase", states.Phase), name="steps_phase"),
+    CheckConstraint("remaining >= 0", name="steps_remaining"),
+    CheckConstraint("status <> 'blocked' OR remaining > 0", name="steps_blocked_has_remaining"),
+    CheckConstraint("status NOT IN ('ready', 'running', 'succeeded') OR remaining = 0", name="steps_started_has_none_remaining"),
+    CheckConstraint("(status = 'running') = (worker_id IS NOT NULL)", name="steps_running_has_worker"),
+    CheckConstraint("status <> 'running' OR (started_at IS NOT NULL AND fence > 0)", name="steps_running_has_fence"),
+    CheckConstraint("(status = 'ready') = (due_at IS NOT NULL)", name="steps_ready_is_due"),
+    CheckConstraint("sent_at IS NULL OR status = 'ready'", name="steps_sent_is_ready"),
+    CheckConstraint(f"({_STEP_ENDED}) = (finished_at IS NOT NULL)", name="steps_finished"),
+    CheckConstraint("attempt >= 0 AND failures >= 0 AND crashes >= 0 AND losses >= 0", name="steps_counters"),
+    Index("steps_of_run", "run_id", "ordinal", unique=True),
+    Index("steps_ready", "queue", text("priority DESC"), "due_at", "id", postgresql_where=text("status = 'ready'")),
+    Index(
+        "steps_unsent", "queue", "due_at", postgresql_where=text("status = 'ready' AND sent_at IS NULL")
+    ),
+    Index("steps_next_due", "due_at", postgresql_where=text("status = 'ready' AND sent_at IS NULL")),
+    Index("steps_promised", "queue", "sent_at", postgresql_where=text("sent_at IS NOT NULL")),
+    Index("steps_running", "worker_id", postgresql_where=text("status = 'running'")),
+    Index("steps_of_name", "name", "partition", text("created_at DESC")),
+    postgresql_with={"fillfactor": "70"},
+)
+
+step_edges = Table(
+    "step_edges",
+    metadata,
+    Column("child", BigInteger, primary_key=True),
+    Column("parent", BigInteger, primary_key=True),
+    Column("optional", Boolean, nullable=False, server_default=text("false")),
+    CheckConstraint("parent < child", name="step_edges_forward"),
+    Index("step_edges_parent", "parent"),
+)
+
+history = Table(
+    "history",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("run_id", Uuid, nullable=False),
+    Column("step_id", BigInteger),
+    _count("round", 1),
+    Column("event", Text, nullable=False),
+    Column("attempt", Integer),
+    Column("fence", BigInteger),
+    Column("worker_id", BigInteger),
+    _now("at"),
+    Column("detail", JSONB),
+    Index("history_of_run", "run_id", "id"),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("key", Uuid, nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("place", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("keeper_pid", Integer, nullable=False),
+    Column("pool", Text, nullable=False),
+    Column("queues", ARRAY(Text), nullable=False),
+    Column("knows", ARRAY(Text), nullable=False),
+    _count("slots", 1),
+    Column("protocol", SmallInteger, nullable=False, server_default=text("1")),
+    Column("code_version", Text),
+    Column("status", Text, nullable=False),
+    _now("started_at"),
+    Column("alive_until", Moment, nullable=False),
+    CheckConstraint(one_of("status", states.NodeStatus), name="nodes_status"),
+    CheckConstraint("slots > 0", name="nodes_slots"),
+    Index("nodes_open", "id", postgresql_where=text("status <> 'gone'")),
+    postgresql_with={"fillfactor": "50"},
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("node_key", Uuid, nullable=False),
+    Column("node_name", Text, nullable=False),
+    Column("place", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("pid_started", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    _now("started_at"),
+    Column("alive_until", Moment, nullable=False),
+    CheckConstraint(one_of("status", states.WorkerStatus), name="workers_status"),
+    Index("workers_live", "node_key", "id", postgresql_where=text("status = 'live'")),
+    postgresql_with={"fillfactor": "50"},
+)
+
+pacer = Table(
+    "pacer",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("holder", Uuid),
+    Column("held_until", Moment),
+    Column("beat_at", Moment),
+    Column("steady_since", Moment),
+    CheckConstraint("id = 1", name="pacer_one_row"),
+)
+
+asset_values = Table(
+    "asset_values",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("asset", Text, nullable=False),
+    _text("partition"),
+    Column("run_id", Uuid, nullable=False),
+    Column("step_id", BigInteger, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("io", Text, nullable=False),
+    Column("content", LargeBinary),
+    Column("pointer", JSONB),
+    Column("size", BigInteger, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("metadata", JSONB),
+    Column("code_version", Text),
+    Column("code_digest", Text),
+    _now("created_at"),
+    Column("settled_at", Moment),
+    CheckConstraint("(content IS NULL) <> (pointer IS NULL)", name="asset_values_one_place"),
+    CheckConstraint("size >= 0", name="asset_values_size"),
+    Index("asset_values_of_attempt", "step_id", "fence", unique=True),
+    Index("asset_values_of_asset", "asset", "partition", text("id DESC"), postgresql_where=text("settled_at IS NOT NULL")),
+    Index("asset_values_unsettled", "created_at", postgresql_where=text("settled_at IS NULL")),
+)
+
+asset_current = Table(
+    "asset_current",
+    metadata,
+    Column("asset", Text, primary_key=True),
+    Column("partition", Text, primary_key=True),
+    Column("value_id", BigInteger, nullable=False),
+    _now("updated_at"),
+    postgresql_with={"fillfactor": "80"},
+)
+
+lineage = Table(
+    "lineage",
+    metadata,
+    Column("value_id", BigInteger, primary_key=True),
+    Column("upstream_asset", Text, primary_key=True),
+    Column("upstream_partition", Text, primary_key=True),
+    Column("upstream_value_id", BigInteger, nullable=False),
+    Column("asset", Text, nullable=False),
+    _text("partition"),
+    Column("run_id", Uuid, nullable=False),
+    _now("consumed_at"),
+    Index("lineage_down", "upstream_asset", "upstream_partition", "upstream_value_id"),
+    Index("lineage_up", "asset", "partition"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    _now("at"),
+    Column("actor", Text, nullable=False),
+    Column("actor_type", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("resource_type", Text, nullable=False),
+    Column("resource_id", Text, nullable=False),
+    _text("tenant"),
+    Column("correlation_id", Text),
+    Column("details", JSONB),
+    Index("audit_of_resource", "resource_type", "resource_id", "id"),
+    Index("audit_of_actor", "actor", "id"),
+    Index("audit_at", "at"),
+)
+
+schema_version = Table(
+    "schema_version",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("version", Integer, nullable=False),
+    Column("oldest_code", Integer, nullable=False),
+    CheckConstraint("id = 1", name="schema_version_one_row"),
+)
+
+
+def clock_sql(schema: str = SCHEMA, offset_seconds: float = 0.0) -> str:
+    """The definition of the only clock. The test kit defines it again with an offset; nothing else does.
+
+    It is STABLE and wraps `statement_timestamp()`, so that it can drive an index and does not stand still in a user's long
+    transaction.
+    """
+    shift = f" + interval '{offset_seconds:.6f} seconds'" if offset_seconds else ""
+    return (
+        f"CREATE OR REPLACE FUNCTION {schema}.now() RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE "
+        f"AS 'SELECT statement_timestamp(){shift.replace(chr(39), chr(39) * 2)}'"
+    )
+
+
+def seed_sql(schema: str = SCHEMA) -> list[str]:
+    """The rows that every database of ours has from the beginning."""
+    return [
+        f"INSERT INTO {schema}.pacer (id) VALUES (1)",
+        f"INSERT INTO {schema}.schema_version (id, version, oldest_code) VALUES (1, {VERSION}, {OLDEST_CODE})",
+    ]

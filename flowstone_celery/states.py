@@ -1,0 +1,161 @@
+"""Every status that can be true and every arrow between two of them, as data.
+
+Nothing else in the package invents a status or an arrow. The named SQL statements carry their arrows in their headers, the tables
+carry the statuses in CHECK constraints; tests hold both against this page, and walk the cross product of every status and every
+statement on a real database.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class RunStatus(StrEnum):
+    """Where a run stands. Paused is a flag beside it that claims respect."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    WAITING = "waiting"
+    SUCCEEDED = "succeeded"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+
+class StepStatus(StrEnum):
+    """Where a step stands; its phase says what the next call is for."""
+
+    BLOCKED = "blocked"
+    READY = "ready"
+    RUNNING = "running"
+    WAITING = "waiting"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+
+
+class Phase(StrEnum):
+    """What a step's next call is for."""
+
+    CALL = "call"
+    GATHER = "gather"
+    SIGNAL = "signal"
+    TIMEOUT = "timeout"
+    DECIDE = "decide"
+    JOIN = "join"
+
+
+class NodeStatus(StrEnum):
+    """A worker node: it takes work, it finishes what it has, it is gone."""
+
+    LIVE = "live"
+    DRAINING = "draining"
+    GONE = "gone"
+
+
+class WorkerStatus(StrEnum):
+    """A worker process: it may hold leases, or it is known to be dead."""
+
+    LIVE = "live"
+    DEAD = "dead"
+
+
+class Materialization(StrEnum):
+    """What users see of a step that makes an asset. Derived, never stored."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCESS = "success"
+    FAILED = "failed"
+    WAITING_APPROVAL = "waiting_approval"
+    WAITING_SIGNAL = "waiting_signal"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+
+
+RUN_TERMINAL = frozenset({RunStatus.SUCCEEDED, RunStatus.PARTIAL, RunStatus.FAILED, RunStatus.CANCELLED})
+STEP_TERMINAL = frozenset({StepStatus.SUCCEEDED, StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One noun's statuses and arrows; an arrow from the empty text is a birth."""
+
+    noun: str
+    statuses: tuple[str, ...]
+    terminal: frozenset[str]
+    arrows: frozenset[tuple[str, str]]
+
+    def allows(self, source: str, target: str) -> bool:
+        """Tell whether the arrow exists."""
+        return (source, target) in self.arrows
+
+
+def _arrows(**by_source: str) -> frozenset[tuple[str, str]]:
+    return frozenset(
+        ("" if source == "birth" else source, target)
+        for source, targets in by_source.items()
+        for target in targets.split()
+    )
+
+
+RUN = Machine(
+    "run",
+    tuple(RunStatus),
+    frozenset(RUN_TERMINAL),
+    _arrows(
+        birth="pending",
+        pending="running cancelling",
+        running="succeeded failed cancelled cancelling",
+        cancelling="cancelled",
+    ),
+)
+
+STEP = Machine(
+    "step",
+    tuple(StepStatus),
+    frozenset(STEP_TERMINAL),
+    _arrows(
+        birth="blocked ready",
+        blocked="ready skipped cancelled failed",
+        ready="running cancelled",
+        running="succeeded failed skipped cancelled ready",
+    ),
+)
+
+NODE = Machine(
+    "node",
+    tuple(NodeStatus),
+    frozenset({NodeStatus.GONE}),
+    _arrows(birth="live", live="draining gone", draining="gone"),
+)
+
+WORKER = Machine(
+    "worker",
+    tuple(WorkerStatus),
+    frozenset({WorkerStatus.DEAD}),
+    _arrows(birth="live", live="dead"),
+)
+
+MACHINES: dict[str, Machine] = {machine.noun: machine for machine in (RUN, STEP, NODE, WORKER)}
+
+_AS_MATERIALIZATION = {
+    StepStatus.BLOCKED: Materialization.PENDING,
+    StepStatus.READY: Materialization.PENDING,
+    StepStatus.RUNNING: Materialization.RUNNING,
+    StepStatus.SUCCEEDED: Materialization.SUCCESS,
+    StepStatus.FAILED: Materialization.FAILED,
+    StepStatus.SKIPPED: Materialization.SKIPPED,
+    StepStatus.CANCELLED: Materialization.CANCELLED,
+}
+
+
+def materialization(status: str, phase: str = Phase.CALL) -> Materialization:
+    """Answer the users' word for a step's status (FS-40)."""
+    step = StepStatus(status)
+    if step is StepStatus.WAITING:
+        return Materialization.WAITING_APPROVAL if phase == Phase.DECIDE else Materialization.WAITING_SIGNAL
+    return _AS_MATERIALIZATION[step]

@@ -8,14 +8,23 @@ EXISTS (SELECT 1 FROM flowstone.workers w WHERE w.id = %(worker)s AND w.status =
 id = %(step)s AND status = 'running' AND worker_id = %(worker)s AND fence = %(fence)s
 
 -- fragment: levels_of_queue
--- The distinct priorities among a queue's ready rows, highest first, found by skipping through the index: one seek each.
+-- The distinct priorities among a queue's ready rows without a promised wake-up, highest first, found by skipping through the
+-- index: one seek each.
 levels AS (
-    (SELECT s.priority FROM flowstone.steps s WHERE s.status = 'ready' AND s.queue = %(queue)s ORDER BY s.priority DESC LIMIT 1)
+    (SELECT s.priority FROM flowstone.steps s WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.queue = %(queue)s
+      ORDER BY s.priority DESC LIMIT 1)
     UNION ALL
     SELECT (SELECT s.priority FROM flowstone.steps s
-             WHERE s.status = 'ready' AND s.queue = %(queue)s AND s.priority < l.priority ORDER BY s.priority DESC LIMIT 1)
+             WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.queue = %(queue)s AND s.priority < l.priority
+             ORDER BY s.priority DESC LIMIT 1)
       FROM levels l WHERE l.priority IS NOT NULL
 )
+
+-- fragment: may_run_here
+-- What this worker may claim now.
+s.due_at <= flowstone.now() AND s.v <= %(protocol)s AND s.task = ANY (%(knows)s::text[])
+AND r.status IN ('pending', 'running') AND NOT r.paused AND
+-- use: worker_holds_a_lease
 
 -- fragment: room_of_q
 -- How many more wake-ups may be promised on queue q: twice its live slots, at least a few, less those under way.

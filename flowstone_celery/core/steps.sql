@@ -38,26 +38,36 @@ SELECT c.id, c.run_id, c.kind, c.name, c.partition, c.task, c.queue, c.round, c.
 -- The door of a wake-up: this very step, if it is still ready and due.
 WITH candidate AS (
     SELECT s.id FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
-     WHERE s.id = %(step)s AND s.status = 'ready' AND s.due_at <= flowstone.now() AND s.v <= %(protocol)s
-       AND s.task = ANY (%(knows)s::text[]) AND r.status IN ('pending', 'running') AND NOT r.paused AND
-       -- use: worker_holds_a_lease
+     WHERE s.id = %(step)s AND s.status = 'ready' AND
+     -- use: may_run_here
        FOR NO KEY UPDATE OF s SKIP LOCKED
 ),
 -- use: claimed
 
 -- name: claim_next (step: ready -> running; run: pending -> running)
--- The door of a query: the queue's next ready row that this worker may run, by priority, due time and id.
+-- The door of a query: the queue's next ready row that this worker may run, by priority, due time and id. Rows whose wake-up is
+-- under way are left to it, unless nothing else of their priority is ready: so each message finds its row, and few are in vain.
 WITH RECURSIVE
 -- use: levels_of_queue
-, candidate AS (
-    SELECT c.id FROM levels l CROSS JOIN LATERAL (
-        SELECT s.id FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
-         WHERE s.status = 'ready' AND s.queue = %(queue)s AND s.priority = l.priority AND s.due_at <= flowstone.now()
-           AND s.v <= %(protocol)s AND s.task = ANY (%(knows)s::text[]) AND r.status IN ('pending', 'running') AND NOT r.paused
+, unsent AS (
+    SELECT c.id, c.priority FROM levels l CROSS JOIN LATERAL (
+        SELECT s.id, s.priority FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
+         WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.queue = %(queue)s AND s.priority = l.priority
            AND (%(only_run)s::uuid IS NULL OR s.run_id = %(only_run)s) AND
-           -- use: worker_holds_a_lease
+           -- use: may_run_here
          ORDER BY s.due_at, s.id LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED
     ) c LIMIT 1
+), promised AS (
+    SELECT s.id, s.priority FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
+     WHERE s.sent_at IS NOT NULL AND s.status = 'ready' AND s.queue = %(queue)s
+       AND s.priority > coalesce((SELECT u.priority FROM unsent u), -2147483648)
+       AND (%(only_run)s::uuid IS NULL OR s.run_id = %(only_run)s) AND
+       -- use: may_run_here
+     ORDER BY s.priority DESC, s.due_at, s.id LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED
+), candidate AS (
+    SELECT id FROM promised
+    UNION ALL
+    SELECT id FROM unsent WHERE NOT EXISTS (SELECT 1 FROM promised)
 ),
 -- use: claimed
 
@@ -185,29 +195,32 @@ WITH moved AS (
 )
 SELECT id, ARRAY[queue] AS opened FROM moved;
 
--- name: release_crashed (step: running -> ready)
--- What dead processes held is ready again; a step at its crash limit is left for `held_by` and ends as failed.
+-- name: release_dead (step: running -> ready)
+-- What dead processes held is ready again, counted as a crash, a loss, or neither (an announced stop). A step that has reached a limit
+-- is left for `at_limit` and ends as failed.
 WITH held AS (
-    SELECT s.id FROM flowstone.steps s
-     WHERE s.status = 'running' AND s.worker_id = ANY (%(workers)s::bigint[]) AND s.crashes + 1 < %(crash_limit)s
+    SELECT s.id, s.worker_id FROM flowstone.steps s
+     WHERE s.status = 'running' AND s.worker_id = ANY (%(workers)s::bigint[])
+       AND s.crashes + %(crash)s < %(crash_limit)s AND s.losses + %(loss)s < %(loss_limit)s
      ORDER BY s.id FOR NO KEY UPDATE OF s
 ), moved AS (
     UPDATE flowstone.steps s
-       SET status = 'ready', crashes = s.crashes + 1, worker_id = NULL, deadline_at = NULL, due_at = flowstone.now(), note = %(reason)s
-      FROM (SELECT h.id, o.worker_id FROM held h JOIN flowstone.steps o USING (id)) h
-     WHERE s.id = h.id AND s.status = 'running' AND s.worker_id = ANY (%(workers)s::bigint[])
-    RETURNING s.id, s.run_id, s.round, s.attempt, s.fence, s.queue, h.worker_id
+       SET status = 'ready', crashes = s.crashes + %(crash)s, losses = s.losses + %(loss)s, worker_id = NULL, deadline_at = NULL,
+           due_at = flowstone.now(), note = %(reason)s
+      FROM held h
+     WHERE s.id = h.id AND s.status = 'running' AND s.worker_id = h.worker_id
+    RETURNING s.id, s.run_id, s.round, s.attempt, s.fence, s.name, s.partition, s.queue, h.worker_id
 ), logged AS (
     INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id, detail)
     SELECT run_id, id, round, 'step.released', attempt, fence, worker_id, jsonb_build_object('reason', %(reason)s::text) FROM moved
 )
-SELECT id, run_id, queue FROM moved;
+SELECT id, run_id, name, partition, attempt, queue FROM moved;
 
 -- name: release_lost (step: running -> ready)
 -- What nodes held that no longer beat is ready again, with growing pauses. Leases do not run while the database is away: the pacer
 -- must have been steady for a whole lease.
 WITH held AS (
-    SELECT s.id FROM flowstone.steps s JOIN flowstone.workers w ON w.id = s.worker_id CROSS JOIN flowstone.pacer p
+    SELECT s.id, s.worker_id FROM flowstone.steps s JOIN flowstone.workers w ON w.id = s.worker_id CROSS JOIN flowstone.pacer p
      WHERE s.status = 'running' AND w.alive_until < flowstone.now() AND s.losses + 1 < %(loss_limit)s
        AND p.steady_since < flowstone.now() - make_interval(secs => %(lease)s)
      ORDER BY s.id LIMIT %(limit)s FOR NO KEY UPDATE OF s SKIP LOCKED
@@ -215,28 +228,25 @@ WITH held AS (
     UPDATE flowstone.steps s
        SET status = 'ready', losses = s.losses + 1, worker_id = NULL, deadline_at = NULL, note = 'lease lost',
            due_at = flowstone.now() + make_interval(secs => CASE WHEN s.losses = 0 THEN 0 ELSE least(60, power(2, s.losses)) END)
-      FROM (SELECT h.id, o.worker_id FROM held h JOIN flowstone.steps o USING (id)) h
+      FROM held h
      WHERE s.id = h.id AND s.status = 'running' AND s.worker_id = h.worker_id
-    RETURNING s.id, s.run_id, s.round, s.attempt, s.fence, s.queue, h.worker_id
+    RETURNING s.id, s.run_id, s.round, s.attempt, s.fence, s.name, s.partition, s.queue, h.worker_id
 ), logged AS (
     INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id, detail)
     SELECT run_id, id, round, 'step.released', attempt, fence, worker_id, jsonb_build_object('reason', 'lease lost') FROM moved
 )
-SELECT id, run_id, queue FROM moved;
+SELECT id, run_id, name, partition, attempt, queue FROM moved;
 
--- name: held_by
--- Steps of these processes, or of all whose lease is lost, that are at a limit: they end as failed, one by one.
-SELECT s.id, s.name, s.partition, s.run_id, s.worker_id, s.fence, s.crashes, s.losses
+-- name: at_limit
+-- Steps of dead processes, or with a lost lease, that have reached their limit of crashes or losses: each ends as failed.
+SELECT s.id AS step, s.worker_id AS worker, s.fence, s.run_id, s.name, s.partition, s.attempt, s.crashes, s.losses,
+       w.node_name, w.pid, w.status = 'dead' AS dead
   FROM flowstone.steps s JOIN flowstone.workers w ON w.id = s.worker_id CROSS JOIN flowstone.pacer p
  WHERE s.status = 'running'
-   AND ((s.worker_id = ANY (%(workers)s::bigint[]) AND s.crashes + 1 >= %(crash_limit)s)
+   AND (s.worker_id = ANY (%(workers)s::bigint[])
         OR (%(lost)s AND w.alive_until < flowstone.now() AND s.losses + 1 >= %(loss_limit)s
             AND p.steady_since < flowstone.now() - make_interval(secs => %(lease)s)))
  ORDER BY s.id LIMIT 100;
-
--- name: step_state
--- What became of a settlement whose commit gave no answer.
-SELECT id, status, worker_id, fence FROM flowstone.steps WHERE id = %(step)s;
 
 -- name: settled_under
 -- Whether this very attempt has settled: its history row says so, in the same commit.

@@ -6,25 +6,28 @@ UPDATE flowstone.pacer
    SET holder = %(node)s::uuid, held_until = flowstone.now() + make_interval(secs => %(hold)s), beat_at = flowstone.now(),
        steady_since = CASE WHEN steady_since IS NULL OR beat_at < flowstone.now() - make_interval(secs => %(gap)s)
                                 OR pg_postmaster_start_time() > steady_since
-                           THEN statement_timestamp() + (flowstone.now() - statement_timestamp()) ELSE steady_since END
+                           THEN flowstone.now() ELSE steady_since END
  WHERE id = 1 AND (holder = %(node)s::uuid OR held_until IS NULL OR held_until < flowstone.now())
 RETURNING steady_since;
 
 -- name: agenda
 -- One look at everything that may be due. Each part is held to a partial index.
-SELECT (SELECT array_agg(q.queue) FROM (
-           WITH RECURSIVE queues AS (
-               (SELECT s.queue FROM flowstone.steps s WHERE s.status = 'ready' AND s.sent_at IS NULL ORDER BY s.queue LIMIT 1)
-               UNION ALL
-               SELECT (SELECT s.queue FROM flowstone.steps s WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.queue > k.queue
-                        ORDER BY s.queue LIMIT 1)
-                 FROM queues k WHERE k.queue IS NOT NULL)
-           SELECT k.queue FROM queues k
-            WHERE EXISTS (SELECT 1 FROM flowstone.steps s WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.queue = k.queue
-                                                          AND s.due_at <= flowstone.now())
-       ) q) AS due,
-       (SELECT extract(epoch FROM s.due_at - flowstone.now())::float8 FROM flowstone.steps s
-         WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.due_at > flowstone.now() ORDER BY s.due_at LIMIT 1) AS next_due_in,
+WITH RECURSIVE queues AS (
+    (SELECT s.queue FROM flowstone.steps s WHERE s.status = 'ready' AND s.sent_at IS NULL ORDER BY s.queue LIMIT 1)
+    UNION ALL
+    SELECT (SELECT s.queue FROM flowstone.steps s WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.queue > k.queue
+             ORDER BY s.queue LIMIT 1)
+      FROM queues k WHERE k.queue IS NOT NULL
+), first_due AS (
+    SELECT k.queue,
+           (SELECT s.due_at FROM flowstone.steps s WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.queue = k.queue
+             ORDER BY s.due_at LIMIT 1) AS due_at,
+           (SELECT s.due_at FROM flowstone.steps s WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.queue = k.queue
+               AND s.due_at > flowstone.now() ORDER BY s.due_at LIMIT 1) AS next_at
+      FROM queues k WHERE k.queue IS NOT NULL
+)
+SELECT (SELECT array_agg(f.queue) FROM first_due f WHERE f.due_at <= flowstone.now()) AS due,
+       (SELECT extract(epoch FROM min(f.next_at) - flowstone.now())::float8 FROM first_due f) AS next_due_in,
        EXISTS (SELECT 1 FROM flowstone.runs r WHERE r.status = 'cancelling') AS cancelling,
        EXISTS (SELECT 1 FROM flowstone.workers w JOIN flowstone.steps s ON s.worker_id = w.id AND s.status = 'running'
                 WHERE w.alive_until < flowstone.now()) AS lost;

@@ -159,11 +159,15 @@ steps = Table(
     CheckConstraint(f"({_STEP_ENDED}) = (finished_at IS NOT NULL)", name="steps_finished"),
     CheckConstraint("attempt >= 0 AND failures >= 0 AND crashes >= 0 AND losses >= 0", name="steps_counters"),
     Index("steps_of_run", "run_id", "ordinal", unique=True),
-    Index("steps_ready", "queue", text("priority DESC"), "due_at", "id", postgresql_where=text("status = 'ready'")),
     Index(
-        "steps_unsent", "queue", "due_at", postgresql_where=text("status = 'ready' AND sent_at IS NULL")
+        "steps_unsent",
+        "queue",
+        text("priority DESC"),
+        "due_at",
+        "id",
+        postgresql_where=text("status = 'ready' AND sent_at IS NULL"),
     ),
-    Index("steps_next_due", "due_at", postgresql_where=text("status = 'ready' AND sent_at IS NULL")),
+    Index("steps_due", "queue", "due_at", postgresql_where=text("status = 'ready' AND sent_at IS NULL")),
     Index("steps_promised", "queue", "sent_at", postgresql_where=text("sent_at IS NOT NULL")),
     Index("steps_running", "worker_id", postgresql_where=text("status = 'running'")),
     Index("steps_of_name", "name", "partition", text("created_at DESC")),

@@ -261,7 +261,7 @@ CREATE TABLE flowstone.steps (
 )
  WITH (fillfactor = 70);
 
-CREATE INDEX steps_next_due ON flowstone.steps (due_at) WHERE status = 'ready' AND sent_at IS NULL;
+CREATE INDEX steps_due ON flowstone.steps (queue, due_at) WHERE status = 'ready' AND sent_at IS NULL;
 
 CREATE INDEX steps_of_name ON flowstone.steps (name, partition, created_at DESC);
 
@@ -269,11 +269,9 @@ CREATE UNIQUE INDEX steps_of_run ON flowstone.steps (run_id, ordinal);
 
 CREATE INDEX steps_promised ON flowstone.steps (queue, sent_at) WHERE sent_at IS NOT NULL;
 
-CREATE INDEX steps_ready ON flowstone.steps (queue, priority DESC, due_at, id) WHERE status = 'ready';
-
 CREATE INDEX steps_running ON flowstone.steps (worker_id) WHERE status = 'running';
 
-CREATE INDEX steps_unsent ON flowstone.steps (queue, due_at) WHERE status = 'ready' AND sent_at IS NULL;
+CREATE INDEX steps_unsent ON flowstone.steps (queue, priority DESC, due_at, id) WHERE status = 'ready' AND sent_at IS NULL;
 
 INSERT INTO flowstone.pacer (id) VALUES (1);
 

@@ -1,0 +1,405 @@
+"""Claim → call → settle: one step after the other, for one time slice.
+
+The pipeline of a step is `_claim`, `_answer`, `_settle`. A settlement is one transaction: what the handler writes (value, lineage),
+the step's transition with its history, the children that became ready, the run's counter, the claim of the next step, and the
+wake-ups promised to the rest. If the worker's fence is stale nothing of it happens.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from flowstone_celery import faults
+from flowstone_celery.core import runs, steps
+from flowstone_celery.core.interrupts import CANCELLED, STOP, TIMEOUT, Interrupted
+from flowstone_celery.core.model import Claim, Done, WakeUp
+from flowstone_celery.core.statements import SQL
+from flowstone_celery.core.steps import Moved
+from flowstone_celery.db.database import CommitUnknown
+from flowstone_celery.errors import (
+    Cancelled,
+    DatabaseUnavailable,
+    ExecutionError,
+    FlowStoneError,
+    StepTimeout,
+)
+from flowstone_celery.outcomes import Cancel, Fail, Retry, Skip
+from flowstone_celery.states import StepStatus
+from flowstone_celery.telemetry import emit
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from flowstone_celery.config import Settings
+    from flowstone_celery.core.interrupts import Interrupts
+    from flowstone_celery.core.model import Answer, Carrier, Handler
+    from flowstone_celery.core.workers import WorkerProcess
+    from flowstone_celery.db.database import Database, Tx
+
+T = TypeVar("T")
+
+
+class Observer(Protocol):
+    """Sees each step that an executor runs (Celery's task events are made from it)."""
+
+    def started(self, claim: Claim) -> None:
+        """The step was claimed and is about to be called."""
+
+    def ended(self, claim: Claim, event: str, error: FlowStoneError | None, seconds: float) -> None:
+        """The step was settled: succeeded, failed, skipped, cancelled, retry, released, or stale."""
+
+
+@dataclass(frozen=True, slots=True)
+class _GiveBack:
+    """The worker stops: the step goes back unharmed, and the interrupt goes on."""
+
+    reason: str
+    interrupt: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """The attempt failed with this error."""
+
+    error: FlowStoneError
+    retryable: bool
+
+
+class _Stale(Exception):  # noqa: N818 - an event, not an error: rolls the settlement back
+    """Another claim holds the step now."""
+
+
+@dataclass(slots=True)
+class _Slice:
+    """How long one message may go on with further steps."""
+
+    until: float
+    starts_left: int
+    draining: Callable[[], bool]
+
+    def may_go_on(self) -> bool:
+        return self.starts_left > 0 and time.monotonic() < self.until and not self.draining()
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    moved: Moved | None
+    following: Claim | None = None
+
+
+class Executor:
+    """Runs steps in this process."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        handlers: Mapping[str, Handler],
+        carrier: Carrier,
+        worker: WorkerProcess,
+        knows: Callable[[], Sequence[str]],
+        interrupts: Interrupts,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            database: where the rows are.
+            settings: slice, wake-ups and limits.
+            handlers: what does the work of each kind of step.
+            carrier: sends the wake-ups that settlements promise.
+            worker: this process's row, under which it claims.
+            knows: the task names that this process can run now.
+            interrupts: how running code is told to end.
+        """
+        self._database = database
+        self._settings = settings
+        self._handlers = handlers
+        self._carrier = carrier
+        self._worker = worker
+        self._knows = knows
+        self._interrupts = interrupts
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """No further step begins, and nothing waits for a database that is away."""
+        self._stopping.set()
+
+    def work(
+        self,
+        step: int | None,
+        queue: str,
+        *,
+        only_run: UUID | None = None,
+        observer: Observer | None = None,
+        going_on: bool = True,
+    ) -> int:
+        """Run this step if it is still there, else the queue's next, and go on for a slice. Answers how many ran.
+
+        Raises:
+            DatabaseUnavailable: the database is away and nothing was claimed (a claimed step waits for it instead).
+        """
+        faults.point("worker.received")
+        turn = self._slice(going_on=going_on)
+        claim = self._claim(step, queue, only_run)
+        count = 0
+        while claim is not None:
+            count += 1
+            turn.starts_left -= 1
+            claim = self._perform(claim, turn, only_run, observer)
+        return count
+
+    def _slice(self, *, going_on: bool) -> _Slice:
+        return _Slice(
+            time.monotonic() + self._settings.slice_seconds,
+            self._settings.slice_starts if going_on else 0,
+            lambda: self._stopping.is_set() or self._interrupts.draining,
+        )
+
+    def _claim(self, step: int | None, queue: str, only_run: UUID | None) -> Claim | None:
+        """The addressed step, or, where it is gone, the next of the queue."""
+        worker, knows = self._worker.id, self._knows()
+
+        def work(tx: Tx) -> Claim | None:
+            found = steps.claim(tx, step, worker=worker, knows=knows) if step is not None else None
+            return found or steps.claim_next(tx, queue, worker=worker, knows=knows, only_run=only_run)
+
+        claim = self._database.attempt(work)
+        faults.point("claim.after_commit")
+        return claim
+
+    def _perform(
+        self, claim: Claim, turn: _Slice, only_run: UUID | None, observer: Observer | None
+    ) -> Claim | None:
+        begun = time.monotonic()
+        if observer:
+            observer.started(claim)
+        emit("flowstone.step.start", **_about(claim), queue=claim.queue, worker=claim.worker_id)
+        answer = self._answer(claim)
+        settled = self._settle(claim, answer, turn, only_run)
+        error = answer.error if isinstance(answer, _Failed) else _error_of(answer)
+        event = settled.moved.event if settled.moved else "stale"
+        seconds = time.monotonic() - begun
+        if observer:
+            observer.ended(claim, event, error, seconds)
+        _tell(claim, settled.moved, error, seconds)
+        if isinstance(answer, _GiveBack) and answer.interrupt is not None:
+            raise answer.interrupt
+        if settled.moved is None and turn.may_go_on():
+            return self._claim(None, claim.queue, only_run)
+        return settled.following
+
+    # --- call -----------------------------------------------------------------------------------------------------------------
+
+    def _answer(self, claim: Claim) -> Answer | _Failed | _GiveBack:
+        """What the handler answers; an exception is a failed attempt, an interrupt what its reason says."""
+        live = self._interrupts.call(claim)
+        try:
+            return self.patiently(lambda: self._handlers[claim.kind](claim, live))
+        except Interrupted as interrupt:
+            return self._interrupted(claim, interrupt)
+        except FlowStoneError as error:
+            return _Failed(error, retryable=error.retryable or isinstance(error, ExecutionError))
+        except Exception as error:
+            return _Failed(ExecutionError.of(error, claim.name, claim.partition), retryable=True)
+        except SystemExit as error:
+            if self._stopping.is_set():
+                return _GiveBack("the worker stops", error)
+            return _Failed(ExecutionError.of(error, claim.name, claim.partition), retryable=True)
+        except BaseException as error:
+            # KeyboardInterrupt and Celery's shutdown: the process is asked to go, the step is not to blame.
+            return _GiveBack("the worker stops", error)
+
+    def _interrupted(self, claim: Claim, interrupt: Interrupted) -> Answer | _Failed | _GiveBack:
+        if interrupt.reason == TIMEOUT:
+            return _Failed(timeout_error(claim.name, claim.partition, claim.timeout_seconds), retryable=True)
+        if interrupt.reason == CANCELLED:
+            return Cancel("the run was cancelled")
+        assert interrupt.reason == STOP, interrupt.reason
+        return _GiveBack("the worker stops")
+
+    # --- settle ---------------------------------------------------------------------------------------------------------------
+
+    def _settle(
+        self, claim: Claim, answer: Answer | _Failed | _GiveBack, turn: _Slice, only_run: UUID | None
+    ) -> _Settled:
+        """Settle, however long the database is away; a commit without an answer is looked up in the rows."""
+        settled = _Settled(None)
+
+        def work(tx: Tx) -> None:
+            nonlocal settled
+            settled = self._settle_in(tx, claim, answer, turn, only_run)
+            faults.point("settle.before_commit")
+
+        def once() -> _Settled:
+            try:
+                self._database.attempt(work)
+            except CommitUnknown:
+                if not self.patiently(lambda: self._is_settled(claim)):
+                    return once()
+            return settled
+
+        try:
+            result = self.patiently(once)
+        except _Stale:
+            return _Settled(None)
+        faults.point("settle.after_commit" if result.following is None else "continue.after_commit")
+        return result
+
+    def _settle_in(
+        self, tx: Tx, claim: Claim, answer: Answer | _Failed | _GiveBack, turn: _Slice, only_run: UUID | None
+    ) -> _Settled:
+        moved = self._move(tx, claim, answer)
+        if moved is None:
+            raise _Stale
+        following = None
+        if turn.may_go_on() and not isinstance(answer, _GiveBack):
+            following = steps.claim_next(
+                tx, claim.queue, worker=claim.worker_id, knows=self._knows(), only_run=only_run, relaxed=False
+            )
+        wakeups = self._promise_rest(tx, claim, moved, following)
+        tx.after_commit(lambda: self._send(wakeups))
+        return _Settled(moved, following)
+
+    def _move(self, tx: Tx, claim: Claim, answer: Answer | _Failed | _GiveBack) -> Moved | None:
+        held = claim.held
+        match answer:
+            case Done(output, write):
+                written = write(tx) if write else {}
+                return steps.succeed(tx, held, {**(output or {}), **written} or None)
+            case Skip(reason):
+                error = {"code": "FS-2000", "type": "Skipped", "message": reason or "skipped"}
+                return steps.end(tx, held, StepStatus.SKIPPED, error, name=claim.name)
+            case Cancel(reason):
+                return self._cancel(tx, claim, reason)
+            case Retry(after=after, reason=reason):
+                error = ExecutionError(reason or "asked to be tried again", asset=claim.name, partition=claim.partition)
+                return self._fail(tx, claim, error, retryable=True, delay=after)
+            case Fail():
+                return self._fail(tx, claim, _error_of(answer) or ExecutionError(), retryable=False)
+            case _Failed(error, retryable):
+                return self._fail(tx, claim, error, retryable=retryable)
+            case _GiveBack(reason):
+                return steps.give_back(tx, held, reason)
+
+    def _fail(
+        self, tx: Tx, claim: Claim, error: FlowStoneError, *, retryable: bool, delay: float | None = None
+    ) -> Moved | None:
+        return steps.fail_or_retry(
+            tx,
+            claim.held,
+            error,
+            name=claim.name,
+            failures=claim.failures,
+            max_failures=claim.max_failures,
+            policy=claim.retry,
+            retryable=retryable,
+            delay=delay,
+        )
+
+    def _cancel(self, tx: Tx, claim: Claim, reason: str) -> Moved | None:
+        """The step ends as cancelled and takes its run with it (a run that is cancelling already stays so)."""
+        moved = steps.end(
+            tx, claim.held, StepStatus.CANCELLED, Cancelled(reason or "cancelled").to_dict(), name=claim.name
+        )
+        if moved is not None:
+            actor = f"step {claim.name}"
+            tx.row(SQL["cancel"], run=claim.run_id, actor=actor, actor_type="step", reason=reason or "cancelled")
+            tx.after_commit(lambda: _quietly(lambda: runs.cancel_steps(self._database, claim.run_id)))
+        return moved
+
+    def _promise_rest(self, tx: Tx, claim: Claim, moved: Moved, following: Claim | None) -> list[WakeUp]:
+        """Wake-ups for what became ready and is not gone on with; at the end of a slice, for the queue."""
+        queues = list(moved.opened)
+        if following is None:
+            queues.append(claim.queue)
+        elif following.queue in queues:
+            queues.remove(following.queue)
+        if moved.delay > 0:
+            queues = [queue for queue in queues if queue != claim.queue or following is None]
+        return steps.promise_all(tx, queues, min_wakeups=self._settings.min_wakeups)
+
+    def _send(self, wakeups: Sequence[WakeUp]) -> None:
+        faults.point("promise.after_commit")
+        if wakeups:
+            self._carrier.send(wakeups)
+
+    def _is_settled(self, claim: Claim) -> bool:
+        found = self._database.first(
+            SQL["settled_under"], run=claim.run_id, step=claim.id, fence=claim.fence, worker=claim.worker_id
+        )
+        return found is not None
+
+    def patiently(self, act: Callable[[], T]) -> T:
+        """Do it as soon as the database is there; a claimed step is worth waiting for."""
+        pause = 0.05
+        while True:
+            try:
+                return act()
+            except CommitUnknown:
+                raise
+            except DatabaseUnavailable:
+                if self._stopping.is_set() or self._interrupts.draining:
+                    raise
+                self._stopping.wait(pause * random.uniform(0.8, 1.2))
+                pause = min(pause * 2, 1.0)
+
+
+def timeout_error(name: str, partition: str, seconds: float | None) -> StepTimeout:
+    """The error of an attempt that ran longer than it may."""
+    return StepTimeout(
+        f"{name!r} ran longer than its timeout of {seconds:g} s" if seconds else f"{name!r} ran too long",
+        hint="raise timeout= on its declaration, or make the work smaller",
+        asset=name,
+        partition=partition,
+    )
+
+
+def _quietly(act: Callable[[], Any]) -> None:
+    """Do now what the sweep would do later; if the database is away, it will."""
+    try:
+        act()
+    except DatabaseUnavailable:
+        return
+
+
+def _error_of(answer: object) -> FlowStoneError | None:
+    if isinstance(answer, Fail):
+        return ExecutionError(answer.reason or "failed", **(answer.error or {}))
+    return None
+
+
+def _about(claim: Claim) -> dict[str, Any]:
+    return {
+        "run_id": str(claim.run_id),
+        "step_id": claim.id,
+        "name": claim.name,
+        "partition": claim.partition,
+        "attempt": claim.attempt,
+    }
+
+
+def _tell(claim: Claim, moved: Moved | None, error: FlowStoneError | None, seconds: float) -> None:
+    """One event for how the step ended, and one if the run ended with it."""
+    about, text, code = _about(claim), str(error or ""), error.code if error else ""
+    match moved.event if moved else "stale":
+        case "succeeded":
+            emit("flowstone.step.succeed", **about, duration_ms=seconds * 1000, queue=claim.queue)
+        case "failed":
+            emit("flowstone.step.fail", **about, error=text, code=code)
+        case "retry":
+            emit("flowstone.step.retry", **about, error=text, code=code, delay_seconds=moved.delay if moved else 0.0)
+        case "skipped":
+            emit("flowstone.step.skip", **about)
+        case "cancelled":
+            emit("flowstone.step.cancel", **about)
+        case "released":
+            emit("flowstone.step.release", **about, reason="stop")
+        case _:
+            emit("flowstone.step.stale", **about, fence=claim.fence)
+    if moved and moved.run_status in ("succeeded", "failed", "cancelled"):
+        emit("flowstone.run.stop", run_id=str(claim.run_id), name=claim.run_name, status=moved.run_status)

@@ -1,0 +1,175 @@
+"""How running code is told to end: a board between the keeper and the worker process, and calls that read it.
+
+The keeper writes what must end on the board (one small file for each process, replaced atomically) and then signals the process.
+Only a call whose step and fence stand there is touched, and only inside its user-code section: an interrupt that arrives anywhere
+else is remembered for the next such section, so it never lands inside a commit. Where signals do not reach (threads, solo), the
+code asks by `ctx.check()`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+import threading
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Final
+
+from flowstone_celery.core.model import Claim
+
+SIGNAL: Final = signal.SIGUSR2
+
+TIMEOUT: Final = "timeout"
+CANCELLED: Final = "cancelled"
+STOP: Final = "stop"
+
+
+class Interrupted(BaseException):
+    """Raised inside user code that must end. Not an `Exception`, so that `except Exception` lets it pass."""
+
+    def __init__(self, reason: str) -> None:
+        """Carry the reason: timeout, cancelled or stop."""
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Board:
+    """A private folder with one page for each worker process of a node."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use this folder, which both sides can reach."""
+        self.folder = folder
+
+    @staticmethod
+    def new() -> Board:
+        """A board in a fresh private folder."""
+        return Board(Path(tempfile.mkdtemp(prefix="flowstone-")))
+
+    def post(self, pid: int, demands: dict[str, str]) -> None:
+        """This process's page says exactly this from now on: `step:fence` → reason."""
+        page = self.folder / f"{pid}.json"
+        if not demands and not page.exists():
+            return
+        draft = page.with_suffix(".new")
+        draft.write_text(json.dumps(demands), encoding="ascii")
+        draft.replace(page)
+
+    def demands(self, pid: int) -> dict[str, str]:
+        """What this process's page says."""
+        try:
+            found: dict[str, str] = json.loads((self.folder / f"{pid}.json").read_text(encoding="ascii"))
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def drain(self) -> None:
+        """No process of this node begins a further step in its slice."""
+        (self.folder / "drain").touch()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the node was told to stop."""
+        return (self.folder / "drain").exists()
+
+    def remove(self) -> None:
+        """The folder and its pages are gone."""
+        for page in self.folder.glob("*"):
+            page.unlink(missing_ok=True)
+        self.folder.rmdir()
+
+
+class Interrupts:
+    """This process's side of the board."""
+
+    def __init__(self, board: Board | None = None) -> None:
+        """Read the board; without one nothing is ever interrupted."""
+        self.board = board
+        self._main: LiveCall | None = None
+
+    def call(self, claim: Claim) -> LiveCall:
+        """The call of this claim, on this thread."""
+        live = LiveCall(claim, self)
+        if threading.current_thread() is threading.main_thread():
+            self._main = live
+        return live
+
+    def reason(self, claim: Claim) -> str | None:
+        """Why this claim must end, or None."""
+        if self.board is None:
+            return None
+        return self.board.demands(os.getpid()).get(f"{claim.id}:{claim.fence}")
+
+    @property
+    def draining(self) -> bool:
+        """Whether the node was told to stop."""
+        return self.board is not None and self.board.draining
+
+    def listen(self) -> None:
+        """The keeper's signal interrupts the main thread's user code from now on."""
+        signal.signal(SIGNAL, self._on_signal)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        live = self._main
+        reason = live and self.reason(live.claim)
+        if live and reason:
+            live.demand(reason)
+
+
+class LiveCall:
+    """One claim's call while it runs."""
+
+    def __init__(self, claim: Claim, interrupts: Interrupts) -> None:
+        """Begin outside user code, with nothing demanded."""
+        self.claim = claim
+        self._interrupts = interrupts
+        self._inside = False
+        self._remembered: str | None = None
+        self._delivered = False
+
+    def user_code(self) -> _UserCode:
+        """The section in which interrupts land."""
+        return _UserCode(self)
+
+    def check(self) -> None:
+        """Raise `Interrupted` if this call is to end."""
+        reason = self._interrupts.reason(self.claim)
+        if reason and not self._delivered:
+            self._delivered = True
+            raise Interrupted(reason)
+
+    def demand(self, reason: str) -> None:
+        """End the user code: at once if it runs, else when it is about to."""
+        if self._delivered:
+            return
+        if self._inside:
+            self._delivered = True
+            raise Interrupted(reason)
+        self._remembered = reason
+
+    def _enter(self) -> None:
+        self._inside = True
+        if self._remembered and not self._delivered:
+            self._delivered = True
+            raise Interrupted(self._remembered)
+
+    def _leave(self) -> None:
+        self._inside = False
+
+
+class _UserCode:
+    def __init__(self, live: LiveCall) -> None:
+        self._live = live
+
+    def __enter__(self) -> None:
+        try:
+            self._live._enter()
+        except Interrupted:
+            self._live._leave()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live._leave()

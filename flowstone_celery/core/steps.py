@@ -1,0 +1,141 @@
+"""Steps: the typed functions over `steps.sql`. Each takes a transaction; None or False means that it did not happen."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flowstone_celery.core.model import PROTOCOL, Claim, RetryPolicy, WakeUp
+from flowstone_celery.core.runs import json_text
+from flowstone_celery.core.statements import SQL
+from flowstone_celery.errors import FlowStoneError
+from flowstone_celery.states import StepStatus
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from flowstone_celery.db.database import Row, Tx
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A settlement that happened."""
+
+    event: str
+    """The history event: succeeded, failed, skipped, cancelled, retry or released."""
+    opened: tuple[str, ...]
+    """The queues of the steps that became ready, one entry each."""
+    run_status: str | None = None
+    delay: float = 0.0
+
+
+def claim(tx: Tx, step: int, *, worker: int, knows: Sequence[str], relaxed: bool = True) -> Claim | None:
+    """Claim this very step, if it is still ready, due and known here."""
+    row = tx.row(SQL["claim"], step=step, worker=worker, knows=list(knows), protocol=PROTOCOL, relaxed=relaxed)
+    return Claim.of(row) if row else None
+
+
+def claim_next(
+    tx: Tx, queue: str, *, worker: int, knows: Sequence[str], only_run: UUID | None = None, relaxed: bool = True
+) -> Claim | None:
+    """Claim the queue's next ready step that this worker may run, by priority, due time and id."""
+    row = tx.row(
+        SQL["claim_next"],
+        queue=queue,
+        worker=worker,
+        knows=list(knows),
+        protocol=PROTOCOL,
+        only_run=only_run,
+        relaxed=relaxed,
+    )
+    return Claim.of(row) if row else None
+
+
+def succeed(tx: Tx, held: Mapping[str, int], output: Mapping[str, Any] | None) -> Moved | None:
+    """running → succeeded; children with nothing left to wait for are ready."""
+    row = tx.row(SQL["succeed"], **held, output=json_text(output))
+    return _moved("succeeded", row)
+
+
+def end(
+    tx: Tx,
+    held: Mapping[str, int],
+    status: StepStatus,
+    error: Mapping[str, Any] | None,
+    *,
+    name: str,
+    failed_attempts: int = 0,
+    crashed: int = 0,
+    lost: int = 0,
+) -> Moved | None:
+    """running → failed, skipped or cancelled; what needs the step ends with it, what can do without it goes on."""
+    row = tx.row(
+        SQL["end_without_value"],
+        **held,
+        status=status.value,
+        error=json_text(error),
+        dependents=status.value,
+        dependents_error=json_text(_error_of_dependents(status, name, error)),
+        failed_attempts=failed_attempts,
+        crashed=crashed,
+        lost=lost,
+    )
+    return _moved(status.value, row)
+
+
+def _error_of_dependents(status: StepStatus, name: str, error: Mapping[str, Any] | None) -> dict[str, Any]:
+    because = (error or {}).get("message") or status.value
+    return {
+        "code": "FS-2003",
+        "type": "DependencyFailed",
+        "message": f"{name!r}, which this needs, ended as {status.value}: {because}",
+        "facts": {"dependency": name, "status": status.value},
+        "retryable": False,
+    }
+
+
+def retry(tx: Tx, held: Mapping[str, int], error: Mapping[str, Any], delay: float) -> Moved | None:
+    """running → ready after the delay in seconds; one failure more."""
+    return _moved("retry", tx.row(SQL["retry"], **held, error=json_text(error), delay=delay), delay=delay)
+
+
+def fail_or_retry(
+    tx: Tx,
+    held: Mapping[str, int],
+    error: FlowStoneError,
+    *,
+    name: str,
+    failures: int,
+    max_failures: int,
+    policy: RetryPolicy,
+    retryable: bool = True,
+    delay: float | None = None,
+) -> Moved | None:
+    """A failed attempt: ready again after its delay while attempts are left, else failed."""
+    if retryable and failures + 1 < max_failures:
+        pause = policy.pause(failures + 1, random.random()) if delay is None else delay
+        return retry(tx, held, error.to_dict(), pause)
+    return end(tx, held, StepStatus.FAILED, error.to_dict(), name=name, failed_attempts=1)
+
+
+def give_back(tx: Tx, held: Mapping[str, int], reason: str) -> Moved | None:
+    """running → ready at once; nothing is counted."""
+    return _moved("released", tx.row(SQL["give_back"], **held, reason=reason))
+
+
+def promise(tx: Tx, queue: str, *, min_wakeups: int) -> list[WakeUp]:
+    """Promise wake-ups to the queue's next ready rows, as many as it has room for; send them after the commit."""
+    return [WakeUp.of(row) for row in tx.rows(SQL["promise"], queue=queue, min_wakeups=min_wakeups)]
+
+
+def promise_all(tx: Tx, queues: Sequence[str], *, min_wakeups: int) -> list[WakeUp]:
+    """Promise wake-ups on each of these queues."""
+    return [each for queue in sorted(set(queues)) for each in promise(tx, queue, min_wakeups=min_wakeups)]
+
+
+def _moved(event: str, row: Row | None, *, delay: float = 0.0) -> Moved | None:
+    if row is None:
+        return None
+    return Moved(event, tuple(row["opened"] or ()), row.get("run_status"), delay)

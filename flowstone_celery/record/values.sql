@@ -1,0 +1,87 @@
+-- Values of assets. A row that is not settled is invisible: no reader looks at it, no pointer names it.
+
+-- name: settle
+-- The value, its lineage and the current pointer, in the settling transaction.
+WITH made AS (
+    INSERT INTO flowstone.asset_values (asset, partition, run_id, step_id, fence, io, content, pointer, size, digest, metadata,
+                                        code_version, code_digest, settled_at)
+    VALUES (%(asset)s, %(partition)s, %(run)s, %(step)s, %(fence)s, %(io)s, %(content)s, %(pointer)s::jsonb, %(size)s, %(digest)s,
+            %(metadata)s::jsonb, %(code_version)s, %(code_digest)s, flowstone.now())
+    RETURNING id
+),
+-- use: pointed_and_traced
+SELECT id FROM made;
+
+-- name: prepare
+-- A large value before its settlement, in a transaction of its own, out of sight. The same attempt finds its own again.
+INSERT INTO flowstone.asset_values (asset, partition, run_id, step_id, fence, io, content, pointer, size, digest, metadata, code_version, code_digest)
+VALUES (%(asset)s, %(partition)s, %(run)s, %(step)s, %(fence)s, %(io)s, %(content)s, %(pointer)s::jsonb, %(size)s, %(digest)s,
+        %(metadata)s::jsonb, %(code_version)s, %(code_digest)s)
+ON CONFLICT (step_id, fence) DO UPDATE SET digest = excluded.digest, content = excluded.content, pointer = excluded.pointer, size = excluded.size
+ WHERE asset_values.settled_at IS NULL
+RETURNING id;
+
+-- name: settle_prepared
+WITH made AS (
+    UPDATE flowstone.asset_values SET settled_at = flowstone.now() WHERE id = %(value)s AND settled_at IS NULL
+    RETURNING id
+),
+-- use: pointed_and_traced
+SELECT id FROM made;
+
+-- fragment: pointed_and_traced
+pointed AS (
+    INSERT INTO flowstone.asset_current (asset, partition, value_id) SELECT %(asset)s, %(partition)s, id FROM made
+    ON CONFLICT (asset, partition) DO UPDATE SET value_id = excluded.value_id, updated_at = flowstone.now()
+), traced AS (
+    INSERT INTO flowstone.lineage (value_id, upstream_asset, upstream_partition, upstream_value_id, asset, partition, run_id)
+    SELECT m.id, u.asset, u.partition, u.value_id, %(asset)s, %(partition)s, %(run)s::uuid
+      FROM made m CROSS JOIN unnest(%(up_assets)s::text[], %(up_partitions)s::text[], %(up_values)s::bigint[]) AS u(asset, partition, value_id)
+)
+
+-- name: by_ids
+SELECT * FROM flowstone.asset_values WHERE id = ANY (%(ids)s::bigint[]) AND settled_at IS NOT NULL;
+
+-- name: current
+SELECT v.* FROM flowstone.asset_current c JOIN flowstone.asset_values v ON v.id = c.value_id
+ WHERE c.asset = %(asset)s AND c.partition = %(partition)s;
+
+-- name: current_of_many
+-- Which of these have a value: asset and value id.
+SELECT c.asset, c.value_id, v.run_id FROM flowstone.asset_current c JOIN flowstone.asset_values v ON v.id = c.value_id
+ WHERE c.asset = ANY (%(assets)s::text[]) AND c.partition = %(partition)s;
+
+-- name: of_run
+SELECT v.* FROM flowstone.asset_values v
+ WHERE v.asset = %(asset)s AND v.partition = %(partition)s AND v.run_id = %(run)s AND v.settled_at IS NOT NULL ORDER BY v.id DESC LIMIT 1;
+
+-- name: versions
+SELECT id, run_id, step_id, io, size, digest, metadata, code_version, settled_at FROM flowstone.asset_values
+ WHERE asset = %(asset)s AND partition = %(partition)s AND settled_at IS NOT NULL ORDER BY id DESC LIMIT %(limit)s;
+
+-- name: summary
+-- For each asset: how many partitions have a value, and when the newest was made.
+SELECT c.asset, count(*) AS partitions, max(c.updated_at) AS newest FROM flowstone.asset_current c GROUP BY c.asset;
+
+-- name: upstream
+-- What a value was made from, level by level (FS-44); each version once, at its nearest level.
+WITH RECURSIVE up AS (
+    SELECT l.upstream_asset AS asset, l.upstream_partition AS partition, l.upstream_value_id AS value_id, 1 AS depth
+      FROM flowstone.lineage l WHERE l.value_id = %(value)s
+    UNION
+    SELECT l.upstream_asset, l.upstream_partition, l.upstream_value_id, u.depth + 1
+      FROM up u JOIN flowstone.lineage l ON l.value_id = u.value_id WHERE u.depth < %(depth)s
+)
+SELECT asset, partition, value_id, min(depth) AS depth FROM up GROUP BY asset, partition, value_id ORDER BY min(depth), asset, partition;
+
+-- name: downstream
+-- What was made from a value, level by level.
+WITH RECURSIVE down AS (
+    SELECT l.asset, l.partition, l.value_id, 1 AS depth FROM flowstone.lineage l
+     WHERE l.upstream_asset = %(asset)s AND l.upstream_partition = %(partition)s AND l.upstream_value_id = %(value)s
+    UNION
+    SELECT l.asset, l.partition, l.value_id, d.depth + 1
+      FROM down d JOIN flowstone.lineage l ON l.upstream_asset = d.asset AND l.upstream_partition = d.partition AND l.upstream_value_id = d.value_id
+     WHERE d.depth < %(depth)s
+)
+SELECT asset, partition, value_id, min(depth) AS depth FROM down GROUP BY asset, partition, value_id ORDER BY min(depth), asset, partition;

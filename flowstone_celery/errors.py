@@ -161,12 +161,18 @@ class ExecutionError(FlowStoneError):
     code = "FS-2004"
 
     @classmethod
-    def of(cls, error: BaseException, *, subject: str = "the step's function") -> ExecutionError:
-        """What the code of `subject` raised, as text of bounded length; `__cause__` holds the original."""
-        kind, text = type(error).__qualname__, _text_of(error)
-        lines = "".join(traceback.format_exception(error))
-        message = f"{subject} raised {kind}: {text}" if text else f"{subject} raised {kind}"
-        wrapped = cls(message, type=_qualified(type(error)), text=text, traceback=lines[-_TRACEBACK_LIMIT:])
+    def of(cls, error: BaseException, name: str = "", partition: str = "") -> ExecutionError:
+        """What the function of the step `name` raised, as text of bounded length; `__cause__` holds the original."""
+        what, text = type(error).__qualname__, _text_of(error)
+        lines = "".join(traceback.format_exception(error))[-_TRACEBACK_LIMIT:]
+        message = (
+            f"{_step(name, partition)} raised {what}: {text}"
+            if text
+            else f"{_step(name, partition)} raised {what}"
+        )
+        wrapped = cls(
+            message, type=_qualified(type(error)), text=text, traceback=lines, step=name, partition=partition
+        )
         wrapped.__cause__ = error
         return wrapped
 
@@ -345,6 +351,11 @@ def _sentence(text: str) -> str:
 
 def _qualified(kind: type[BaseException]) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _step(name: str, partition: str) -> str:
+    subject = f"step {name!r}" if name else "the step's function"
+    return f"{subject} of partition {partition!r}" if partition else subject
 
 
 def _text_of(error: BaseException) -> str:

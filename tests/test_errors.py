@@ -130,7 +130,7 @@ def test_facts_that_are_not_plain_become_text() -> None:
 
 def test_what_user_code_raised_is_told_with_type_text_and_traceback() -> None:
     error = _caught(lambda: {}["parcel"])
-    assert error.message == "asset 'shop.orders' raised KeyError: 'parcel'"
+    assert error.message == "step 'shop.orders' of partition 'd:2026-11-20' raised KeyError: 'parcel'"
     assert error.facts["type"] == "KeyError"
     assert error.facts["text"] == "'parcel'"
     assert "_caught" in error.facts["traceback"]
@@ -161,7 +161,7 @@ def _caught(act: object) -> ExecutionError:
     try:
         act()  # type: ignore[operator]  # callers hand in functions without parameters
     except Exception as error:  # noqa: BLE001 - the rule under test holds for whatever is raised
-        return ExecutionError.of(error, subject="asset 'shop.orders'")
+        return ExecutionError.of(error, "shop.orders", "d:2026-11-20")
     raise AssertionError("nothing was raised")
 
 

@@ -326,7 +326,7 @@ class StorageError(FlowStoneError):
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """The question "Did you mean 'orders'?" for the nearest candidate, or the empty text when none is near."""
-    by_folded = {candidate.casefold(): candidate for candidate in sorted(set(candidates), reverse=True)}
+    by_folded = {candidate.casefold(): str(candidate) for candidate in sorted(set(candidates), reverse=True)}
     near = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
     return f"Did you mean {by_folded[near[0]]!r}?" if near else ""
 

@@ -1,0 +1,346 @@
+"""A declaration is checked once, where it stands, and kept as an `AssetSpec` that never changes."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from flowstone_celery.assets.fingerprint import code_digest, place, underlying
+from flowstone_celery.assets.options import DOTTED, SLUG, at, read_options
+from flowstone_celery.core.model import RetryPolicy
+from flowstone_celery.errors import DeclarationError, DependencyCycle, InvalidOption, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+DEFAULT_IO = "database"
+
+_CONTEXT_NAMES = frozenset({"ctx", "context"})
+_CONTEXT_TYPE = "Context"
+_RETRY_OPTIONS = {"backoff": "backoff", "retry_delay": "delay", "retry_cap": "cap", "jitter": "jitter"}
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """One need of an asset: the name as declared, the parameter that takes its value (or None), whether it may be missing."""
+
+    name: str
+    parameter: str | None = None
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AssetSpec:
+    """What one declaration says, checked. Two declarations are never equal, even when they say the same."""
+
+    name: str
+    namespace: str
+    fn: Callable[..., Any]
+    dependencies: tuple[Dependency, ...] = ()
+    context_parameter: str | None = None
+    """The parameter that takes the context, if there is one."""
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] | None = None
+    owner: str | None = None
+    queue: str | None = None
+    """None: the application's default queue."""
+    priority: int = 0
+    """Larger runs sooner."""
+    retries: int = 0
+    """Attempts after the first."""
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    timeout: float | None = None
+    """Seconds that one attempt may take."""
+    code_version: str | None = None
+    io: str = DEFAULT_IO
+    is_async: bool = False
+    place: str = ""
+    """Where the function stands: `folder/file.py:14`."""
+
+    @property
+    def qualified(self) -> str:
+        """The name that no other asset has: namespace, dot, name."""
+        return f"{self.namespace}.{self.name}"
+
+    @property
+    def deps(self) -> tuple[str, ...]:
+        """The names of what it needs, as declared."""
+        return tuple(dependency.name for dependency in self.dependencies)
+
+    @property
+    def passed(self) -> dict[str, str]:
+        """The name of what each parameter takes, as declared, by parameter."""
+        return {each.parameter: each.name for each in self.dependencies if each.parameter is not None}
+
+    @property
+    def optional_deps(self) -> tuple[str, ...]:
+        """The names of what may be missing, as declared."""
+        return tuple(dependency.name for dependency in self.dependencies if dependency.optional)
+
+    @property
+    def code_digest(self) -> str:
+        """The SHA-256 of the function's code."""
+        return code_digest(self.fn)
+
+
+def declare(fn: Callable[..., Any], *, namespace: str, **options: Any) -> AssetSpec:
+    """The checked declaration of the asset that `fn` makes.
+
+    Args:
+        fn: the function that returns the value; each parameter without a default names an asset whose value it takes, except one
+            that is called `ctx` or `context` or is annotated `Context`.
+        namespace: where the name lives, for example the Celery app's name.
+        **options: `name`, `deps`, `optional_deps`, `description`, `tags`, `metadata`, `owner`, `queue`, `priority`, `retries`,
+            `backoff` (fixed, linear, exponential), `retry_delay` and `retry_cap` and `timeout` (seconds or timedelta), `jitter`
+            (0 to 1), `code_version`, `io`. None counts as not given.
+
+    Raises:
+        UnknownOption: an option does not exist.
+        InvalidOption: an option has a value that it cannot have.
+        DeclarationError: the function is of a kind that cannot make an asset.
+        DependencyCycle: the asset needs itself.
+    """
+    where = place(fn)
+    _check_kind(fn, where)
+    read = read_options(f"asset {options.get('name') or _own_name(fn)!r}", where, options)
+    name = read.pop("name", None) or _named(fn, where)
+    subject = _Subject(name, _checked_namespace(namespace, where), where)
+    parameters = _parameters(fn, subject)
+    context = _context(parameters, subject)
+    dependencies = _dependencies(
+        parameters, context, read.pop("deps", ()), read.pop("optional_deps", ()), subject
+    )
+    return AssetSpec(
+        name=name,
+        namespace=namespace,
+        fn=fn,
+        dependencies=dependencies,
+        context_parameter=context,
+        description=read.pop("description", None) or _first_line(fn),
+        retry=_retry(read, subject),
+        is_async=_is_async(fn),
+        place=where,
+        **read,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """Whose declaration it is, for the sentences of errors."""
+
+    name: str
+    namespace: str
+    place: str
+
+    def wrong(self, kind: type[DeclarationError], what: str, hint: str, **facts: object) -> DeclarationError:
+        return kind(f"asset {self.name!r}: {what}", hint=at(hint, self.place), asset=self.name, **facts)
+
+
+# --- the function ---------------------------------------------------------------------------------------------------------------
+
+
+def _check_kind(fn: Any, where: str) -> None:
+    if isinstance(fn, type):
+        what, hint = (
+            f"the class {fn.__name__!r} cannot be an asset",
+            "Declare a function that returns the value.",
+        )
+    elif not callable(fn):
+        what, hint = (
+            f"{type(fn).__name__} {fn!r} cannot be an asset",
+            "Declare a function that returns the value.",
+        )
+    elif _is_generator(fn):
+        what, hint = (
+            f"the generator function {_own_name(fn)!r} cannot be an asset",
+            "Return a list in place of yielding.",
+        )
+    else:
+        return
+    raise DeclarationError(what, hint=at(hint, where))
+
+
+def _is_generator(fn: Any) -> bool:
+    return any(
+        inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each) for each in (fn, underlying(fn))
+    )
+
+
+def _is_async(fn: Any) -> bool:
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004 - asks what the call is, not whether there is one
+
+
+def _own_name(fn: Any) -> str:
+    return str(getattr(fn, "__name__", "")) or type(fn).__name__
+
+
+def _named(fn: Any, where: str) -> str:
+    name = getattr(fn, "__name__", "")
+    if not SLUG.fullmatch(name):
+        raise DeclarationError(
+            f"an asset cannot take its name from {name or type(fn).__name__!r}",
+            hint=at('Give it one of letters, digits and _: name="daily_revenue".', where),
+        )
+    return str(name)
+
+
+def _checked_namespace(namespace: Any, where: str) -> str:
+    if not isinstance(namespace, str) or not DOTTED.fullmatch(namespace):
+        raise InvalidOption(
+            f"namespace is names joined by dots, not {namespace!r}",
+            hint=at('Use for example "shop" or "shop.sales".', where),
+        )
+    return namespace
+
+
+def _first_line(fn: Any) -> str:
+    return (inspect.getdoc(underlying(fn)) or "").partition("\n")[0].strip()
+
+
+# --- its parameters -------------------------------------------------------------------------------------------------------------
+
+
+def _parameters(fn: Any, subject: _Subject) -> list[inspect.Parameter]:
+    try:
+        parameters = list(inspect.signature(fn).parameters.values())
+    except (ValueError, TypeError):
+        raise subject.wrong(
+            DeclarationError,
+            "its function does not tell its parameters",
+            "Wrap it in a function written in Python.",
+        ) from None
+    for position, parameter in enumerate(parameters):
+        _check_parameter(parameter, position, subject)
+    return parameters
+
+
+def _check_parameter(parameter: inspect.Parameter, position: int, subject: _Subject) -> None:
+    name = parameter.name
+    if parameter.kind is parameter.VAR_POSITIONAL:
+        what, hint = f"*{name} names no dependency", "Name each one: def f(orders, prices)."
+    elif parameter.kind is parameter.VAR_KEYWORD:
+        what, hint = f"**{name} names no dependency", "Name each one: def f(orders, prices)."
+    elif parameter.kind is parameter.POSITIONAL_ONLY:
+        what, hint = (
+            f"parameter {name!r} is positional-only, and values are passed by name",
+            "Remove the / behind it.",
+        )
+    elif position == 0 and name in ("self", "cls"):
+        what, hint = f"parameter {name!r} says that this is a method", "Declare a function outside the class."
+    elif not SLUG.fullmatch(name):
+        what, hint = f"parameter {name!r} cannot be the name of an asset", "Use letters, digits and _ only."
+    else:
+        return
+    raise subject.wrong(DeclarationError, what, hint, parameter=name)
+
+
+def _context(parameters: Sequence[inspect.Parameter], subject: _Subject) -> str | None:
+    found = [each.name for each in parameters if _takes_context(each)]
+    if len(found) > 1:
+        raise subject.wrong(
+            DeclarationError,
+            f"{' and '.join(map(repr, found))} both take the context",
+            "Keep one of them.",
+            parameters=found,
+        )
+    return found[0] if found else None
+
+
+def _takes_context(parameter: inspect.Parameter) -> bool:
+    if parameter.name in _CONTEXT_NAMES:
+        return True
+    annotation = parameter.annotation
+    written = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    return written.strip("'\" ").rpartition(".")[2] == _CONTEXT_TYPE
+
+
+# --- its dependencies -----------------------------------------------------------------------------------------------------------
+
+
+def _dependencies(
+    parameters: Sequence[inspect.Parameter],
+    context: str | None,
+    listed: Sequence[str],
+    optional: Sequence[str],
+    subject: _Subject,
+) -> tuple[Dependency, ...]:
+    """Those that are passed, in the order of the parameters, then the others in the order of the list."""
+    passed = _passed(parameters, context, listed, subject)
+    silent = {name: None for name in listed if name not in passed}
+    names = {**passed, **silent}
+    marked = {_marked(name, names, subject) for name in optional}
+    for name in names:
+        _check_not_itself(name, subject)
+    return tuple(Dependency(name, parameter, name in marked) for name, parameter in names.items())
+
+
+def _passed(
+    parameters: Sequence[inspect.Parameter], context: str | None, listed: Sequence[str], subject: _Subject
+) -> dict[str, str]:
+    passed: dict[str, str] = {}
+    for parameter in parameters:
+        if parameter.name == context:
+            continue
+        meant = [name for name in listed if _short_of(name) == parameter.name]
+        if len(meant) > 1:
+            raise subject.wrong(
+                InvalidOption,
+                f"parameter {parameter.name!r} could take {' or '.join(map(repr, meant))}",
+                "Keep one of them in deps.",
+                option="deps",
+            )
+        if meant or parameter.default is parameter.empty:
+            passed[meant[0] if meant else parameter.name] = parameter.name
+    return passed
+
+
+def _marked(name: str, names: Mapping[str, str | None], subject: _Subject) -> str:
+    """The dependency that an entry of optional_deps means."""
+    for candidate in names:
+        if name == candidate or (
+            _short_of(name) == _short_of(candidate) and "." not in min(name, candidate, key=len)
+        ):
+            return candidate
+    raise subject.wrong(
+        InvalidOption,
+        f"optional_deps names {name!r}, which is not one of its dependencies",
+        did_you_mean(name, names) or f"It needs {', '.join(map(repr, names)) or 'nothing'}.",
+        option="optional_deps",
+    )
+
+
+def _check_not_itself(name: str, subject: _Subject) -> None:
+    if name in (subject.name, f"{subject.namespace}.{subject.name}"):
+        path = [subject.name, subject.name]
+        raise subject.wrong(
+            DependencyCycle, "it needs itself", "Rename the parameter, or give it a default.", path=path
+        )
+
+
+def _short_of(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+# --- its retries ----------------------------------------------------------------------------------------------------------------
+
+
+def _retry(read: dict[str, Any], subject: _Subject) -> RetryPolicy:
+    """Take the options of the retry policy out of those that were read; a delay above the usual cap lifts it."""
+    given = {field: read.pop(option) for option, field in _RETRY_OPTIONS.items() if option in read}
+    usual = RetryPolicy()
+    delay = given.get("delay", usual.delay)
+    cap = given.setdefault("cap", max(usual.cap, delay))
+    if cap < delay:
+        if "delay" in given:
+            raise subject.wrong(
+                InvalidOption,
+                f"retry_cap ({cap:g} s) is shorter than retry_delay ({delay:g} s)",
+                "The cap is the longest pause: make it the larger one.",
+                option="retry_cap",
+            )
+        given["delay"] = cap
+    if "backoff" in given:
+        given["backoff"] = str(given["backoff"])
+    return RetryPolicy(**given)

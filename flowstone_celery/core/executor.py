@@ -197,9 +197,9 @@ class Executor:
 
     def _answer(self, claim: Claim) -> Answer | _Failed | _GiveBack:
         """What the handler answers; an exception is a failed attempt, an interrupt what its reason says."""
-        live = self._interrupts.call(claim)
+        live = self._interrupts.call(claim, self.patiently)
         try:
-            return self.patiently(lambda: self._handlers[claim.kind](claim, live))
+            return self._handlers[claim.kind](claim, live)
         except Interrupted as interrupt:
             return self._interrupted(claim, interrupt)
         except FlowStoneError as error:

@@ -49,7 +49,7 @@ counted AS (
            finished_at = CASE WHEN r.remaining_steps = e.finished THEN flowstone.now() END
       FROM ended e
      WHERE r.id = e.run_id AND r.status IN ('running', 'cancelling')
-    RETURNING r.id, r.status, r.round, r.finished_at
+    RETURNING r.id, r.name, r.status, r.round, r.finished_at
 ), closed AS (
     INSERT INTO flowstone.history (run_id, round, event)
     SELECT id, round, 'run.' || status FROM counted WHERE finished_at IS NOT NULL

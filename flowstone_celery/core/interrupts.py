@@ -14,10 +14,21 @@ import signal
 import tempfile
 import threading
 from pathlib import Path
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from flowstone_celery.core.model import Claim
+
+T = TypeVar("T")
+
+
+class Patience(Protocol):
+    """Does something as soon as the database is there."""
+
+    def __call__(self, act: Callable[[], T]) -> T:
+        """What the act answers, once it can."""
+
 
 SIGNAL: Final = signal.SIGUSR2
 
@@ -88,9 +99,9 @@ class Interrupts:
         self.board = board
         self._main: LiveCall | None = None
 
-    def call(self, claim: Claim) -> LiveCall:
+    def call(self, claim: Claim, patience: Patience) -> LiveCall:
         """The call of this claim, on this thread."""
-        live = LiveCall(claim, self)
+        live = LiveCall(claim, self, patience)
         if threading.current_thread() is threading.main_thread():
             self._main = live
         return live
@@ -120,9 +131,10 @@ class Interrupts:
 class LiveCall:
     """One claim's call while it runs."""
 
-    def __init__(self, claim: Claim, interrupts: Interrupts) -> None:
+    def __init__(self, claim: Claim, interrupts: Interrupts, patience: Patience) -> None:
         """Begin outside user code, with nothing demanded."""
         self.claim = claim
+        self.patiently = patience
         self._interrupts = interrupts
         self._inside = False
         self._remembered: str | None = None

@@ -7,13 +7,15 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import UUID
 
 from flowstone_celery.outcomes import Cancel, Fail, Retry, Skip
 
 if TYPE_CHECKING:
     from flowstone_celery.db.database import Row, Tx
+
+T = TypeVar("T")
 
 PROTOCOL = 1
 """Version of what steps and wake-ups mean; a worker claims no row of a higher one."""
@@ -205,6 +207,9 @@ class Call(Protocol):
 
     def check(self) -> None:
         """Raise if this call is to end: cancelled, timed out, or its lease is lost."""
+
+    def patiently(self, act: Callable[[], T]) -> T:
+        """Do it as soon as the database is there: its absence is no failure of the step."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,7 @@ def cancel_steps(database: Database, run_id: UUID) -> int:
         moved: int = batch["moved"] if batch else 0
         total += moved
         if batch and batch["run_status"] == "cancelled":
-            emit("flowstone.run.stop", run_id=str(run_id), status="cancelled")
+            emit("flowstone.run.stop", run_id=str(run_id), name=batch["run_name"], status="cancelled")
         if moved < _CANCEL_BATCH:
             return total
         faults.point("cancel.between_batches")

@@ -86,7 +86,7 @@ WITH batch AS (
     SELECT run_id, count(*) AS finished, 0 AS failed, count(*) AS cancelled, NULL::jsonb AS error FROM moved GROUP BY run_id
 ),
 -- use: counted
-SELECT (SELECT count(*) FROM moved) AS moved, (SELECT status FROM counted) AS run_status;
+SELECT (SELECT count(*) FROM moved) AS moved, (SELECT status FROM counted) AS run_status, (SELECT name FROM counted) AS run_name;
 
 -- name: cancelling
 SELECT id FROM flowstone.runs WHERE status = 'cancelling' ORDER BY cancelled_at LIMIT %(limit)s;
@@ -107,6 +107,9 @@ SELECT * FROM flowstone.runs r
 SELECT r.id, r.status, r.total_steps, r.remaining_steps, r.failed_steps, r.error,
        (SELECT max(h.id) FROM flowstone.history h WHERE h.run_id = r.id) AS last_event
   FROM flowstone.runs r WHERE r.id = %(run)s;
+
+-- name: next_due_of_run
+SELECT extract(epoch FROM min(s.due_at) - flowstone.now())::float8 AS due_in FROM flowstone.steps s WHERE s.run_id = %(run)s AND s.status = 'ready';
 
 -- name: steps_of_run
 SELECT s.*, w.node_name, w.pid,

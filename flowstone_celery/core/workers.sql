@@ -43,7 +43,7 @@ RETURNING id;
 
 -- name: workers_of_place
 -- The processes of this machine that may still be believed alive, with what the keeper must know of each.
-SELECT id, node_key, pid, pid_started FROM flowstone.workers WHERE place = %(place)s AND status = 'live';
+SELECT id, node_key, node_name, pid, pid_started FROM flowstone.workers WHERE place = %(place)s AND status = 'live';
 
 -- name: watch
 -- What the keeper must interrupt on its node: work of runs that are being cancelled, and work past its time.

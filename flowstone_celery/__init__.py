@@ -1,0 +1,68 @@
+"""Durable, asset-first orchestration for anyone who runs Celery. Postgres decides, Redis paces, Celery carries.
+
+This is the public door; everything else is imported from its room. Names load on first use, so that the import stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flowstone_celery.app import Asset, FlowStone, Pipeline
+    from flowstone_celery.assets.context import Context
+    from flowstone_celery.assets.handle import Run
+    from flowstone_celery.config import Settings
+    from flowstone_celery.errors import FlowStoneError
+    from flowstone_celery.outcomes import Cancel, Fail, Retry, Skip, Value
+    from flowstone_celery.telemetry import signals
+
+__version__ = "0.1.0"
+
+_DOORS = {
+    # the house
+    "FlowStone": "app",
+    "Settings": "config",
+    # assets
+    "Asset": "app",
+    "Context": "assets.context",
+    "Pipeline": "app",
+    "Run": "assets.handle",
+    # what user code answers
+    "Cancel": "outcomes",
+    "Fail": "outcomes",
+    "Retry": "outcomes",
+    "Skip": "outcomes",
+    "Value": "outcomes",
+    # what goes wrong, and what happens
+    "FlowStoneError": "errors",
+    "signals": "telemetry",
+}
+
+__all__ = [  # noqa: RUF022 - grouped as above
+    "FlowStone",
+    "Settings",
+    "Asset",
+    "Context",
+    "Pipeline",
+    "Run",
+    "Cancel",
+    "Fail",
+    "Retry",
+    "Skip",
+    "Value",
+    "FlowStoneError",
+    "signals",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _DOORS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.{_DOORS[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_DOORS])

@@ -1,0 +1,257 @@
+"""A handle on a run, shaped like Celery's AsyncResult; it can be made again from the id alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from flowstone_celery.core import runs
+from flowstone_celery.core.statements import SQL
+from flowstone_celery.errors import Cancelled, FlowStoneError, NoWorker, RunFailed, ValueNotFound, WaitTimeout
+from flowstone_celery.states import RUN_TERMINAL, RunStatus
+
+if TYPE_CHECKING:
+    from flowstone_celery.db.database import Database, Row
+
+_FIRST_PAUSE = 0.005
+_LONGEST_PAUSE = 0.25
+_STALLED_AFTER = 5.0
+
+ReadValue = Callable[[str, str, UUID], Any]
+"""Answers the value that a run made: asset, partition text, run id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is."""
+
+    status: str
+    total: int
+    finished: int
+    failed: int
+
+    @property
+    def percent(self) -> float:
+        """0 to 100; 0 when there is nothing to do."""
+        return 100.0 * self.finished / self.total if self.total else 0.0
+
+
+class Run:
+    """One run, read from its rows each time it is asked."""
+
+    def __init__(self, run_id: UUID | str, database: Database, read_value: ReadValue) -> None:
+        """Point at a run; nothing is read yet."""
+        self._id = run_id if isinstance(run_id, UUID) else UUID(run_id)
+        self._database = database
+        self._read_value = read_value
+
+    def __repr__(self) -> str:
+        """The id, as for an AsyncResult."""
+        return f"<Run: {self.id}>"
+
+    def __eq__(self, other: object) -> bool:
+        """Two handles on the same run are equal."""
+        return isinstance(other, Run) and other._id == self._id
+
+    def __hash__(self) -> int:
+        """By the run's id."""
+        return hash(self._id)
+
+    @property
+    def id(self) -> str:
+        """The run's id as text."""
+        return str(self._id)
+
+    @property
+    def uuid(self) -> UUID:
+        """The run's id."""
+        return self._id
+
+    @property
+    def row(self) -> Row:
+        """The run's row.
+
+        Raises:
+            RunNotFound: no run has this id.
+        """
+        return runs.read(self._database, self._id)
+
+    @property
+    def state(self) -> str:
+        """pending, running, waiting, succeeded, partial, failed, cancelling or cancelled."""
+        return str(self.row["status"])
+
+    status = state
+
+    def ready(self) -> bool:
+        """Whether the run has ended, in whatever way."""
+        return self.state in RUN_TERMINAL
+
+    def successful(self) -> bool:
+        """Whether the run has succeeded."""
+        return self.state == RunStatus.SUCCEEDED
+
+    def failed(self) -> bool:
+        """Whether the run has failed."""
+        return self.state == RunStatus.FAILED
+
+    def progress(self) -> Progress:
+        """How many of its steps have ended."""
+        row = self._progress()
+        return Progress(
+            row["status"], row["total_steps"], row["total_steps"] - row["remaining_steps"], row["failed_steps"]
+        )
+
+    def steps(self) -> list[Row]:
+        """Its steps in dependency order, with status, attempt, worker and error."""
+        return runs.steps(self._database, self._id)
+
+    def events(self, after: int = 0) -> Iterator[Row]:
+        """Its history after the given event id, oldest first; pass the last id seen to go on."""
+        while page := runs.events(self._database, self._id, after=after):
+            yield from page
+            after = page[-1]["id"]
+
+    def why(self) -> list[Row]:
+        """For each unfinished step the reason why it is not running."""
+        return self._database.once(SQL["why_not_running"], run=self._id, limit=100)
+
+    def wait(
+        self,
+        timeout: float | None = None,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_stall: Callable[[str], None] | None = None,
+    ) -> Run:
+        """Return when the run has ended.
+
+        Args:
+            timeout: seconds; None waits as long as it takes.
+            on_progress: told whenever something changed.
+            on_stall: told, once for each reason, why nothing has moved for some seconds.
+
+        Raises:
+            WaitTimeout: it had not ended in time; it goes on, and can be waited for again.
+            RunNotFound: no run has this id.
+        """
+        watch = _Watch(time.monotonic(), timeout, on_progress, on_stall)
+        while True:
+            row = self._progress()
+            if watch.saw(row, self) or row["status"] in RUN_TERMINAL:
+                return self
+            watch.pause(self)
+
+    def get(self, timeout: float | None = None, **told: Any) -> Any:
+        """The value that the run made of its target, when it has ended (waits as `wait` does).
+
+        Raises:
+            WaitTimeout: as for `wait`.
+            RunFailed: it failed; the error names the first step that did.
+            Cancelled: it was cancelled.
+            ValueNotFound: it made no value (its target was skipped).
+        """
+        self.wait(timeout, **told)
+        row = self.row
+        if row["status"] == RunStatus.FAILED:
+            raise self._failure(row)
+        if row["status"] == RunStatus.CANCELLED:
+            raise Cancelled(f"run {self.id} of {row['name']!r} was cancelled", run_id=self.id)
+        return self._read_value(row["name"], row["partition"], self._id)
+
+    def cancel(self, *, actor: str = "", reason: str = "") -> bool:
+        """What has not begun is cancelled, running code is interrupted; False if the run had ended before."""
+        return runs.cancel(self._database, self._id, actor=actor or "python", reason=reason)
+
+    def _progress(self) -> Row:
+        row = self._database.first(SQL["progress"], run=self._id)
+        return row if row is not None else self.row
+
+    def _failure(self, row: Row) -> RunFailed:
+        error = row["error"] or {}
+        cause = FlowStoneError.from_dict(error) if error else None
+        failure = RunFailed(
+            f"run {self.id} of {row['name']!r} failed: {error.get('message', 'no error was recorded')}",
+            hint=f"`flowstone run show {self.id}` tells the whole story",
+            run_id=self.id,
+            error=error,
+        )
+        failure.__cause__ = cause
+        return failure
+
+
+class _Watch:
+    """The patience of one `wait`: pauses that grow while nothing happens, and a word when nothing has for long."""
+
+    def __init__(
+        self,
+        begun: float,
+        timeout: float | None,
+        on_progress: Callable[[Progress], None] | None,
+        on_stall: Callable[[str], None] | None,
+    ) -> None:
+        self._ends = None if timeout is None else begun + timeout
+        self._on_progress = on_progress
+        self._on_stall = on_stall
+        self._pause = _FIRST_PAUSE
+        self._seen: tuple[object, ...] = ()
+        self._moved = begun
+        self._told: set[str] = set()
+        self._never = threading.Event()
+
+    def saw(self, row: Row, _run: Run) -> bool:
+        seen = (row["status"], row["remaining_steps"], row["last_event"])
+        if seen != self._seen:
+            self._seen, self._moved, self._pause = seen, time.monotonic(), _FIRST_PAUSE
+            if self._on_progress:
+                total, left = row["total_steps"], row["remaining_steps"]
+                self._on_progress(Progress(row["status"], total, total - left, row["failed_steps"]))
+        return False
+
+    def pause(self, run: Run) -> None:
+        now = time.monotonic()
+        if self._ends is not None and now >= self._ends:
+            raise WaitTimeout(
+                f"run {run.id} is {self._seen[0]} still; {'; '.join(_reasons(run)) or 'nothing is known of why'}",
+                hint="it goes on by itself; wait again, or cancel it",
+                run_id=run.id,
+            )
+        if now - self._moved > _STALLED_AFTER:
+            self._tell_stall(run)
+        left = self._pause if self._ends is None else min(self._pause, self._ends - now)
+        self._never.wait(max(0.0, left))
+        self._pause = min(self._pause * 1.5, _LONGEST_PAUSE)
+
+    def _tell_stall(self, run: Run) -> None:
+        self._moved = time.monotonic()
+        for reason in _reasons(run):
+            if self._on_stall and reason not in self._told:
+                self._told.add(reason)
+                self._on_stall(reason)
+
+
+def _reasons(run: Run) -> list[str]:
+    return [stall_sentence(row) for row in run.why() if row["status"] == "ready" or row["status"] == "running"]
+
+
+def stall_sentence(row: Row) -> str:
+    """One line for people: why this step is not running, with the way out where it is known."""
+    reason = f"{row['name']}: {row['reason']}"
+    if "no worker listens" in row["reason"]:
+        hint = f"start one: celery -A <your app> worker -Q {row['queue']}"
+        return str(NoWorker(f"{row['name']} stands still: {row['reason']}", hint=hint))
+    return reason
+
+
+def value_missing(asset: str, partition: str, run_id: UUID | None = None) -> ValueNotFound:
+    """The error for a value that is not there."""
+    of_run = f" made by run {run_id}" if run_id else ""
+    return ValueNotFound(
+        f"{asset!r} has no value for partition {partition!r}{of_run}",
+        hint=f"make it: flowstone asset run {asset}" + (f" --partition {partition}" if partition else ""),
+        asset=asset,
+        partition=partition,
+    )

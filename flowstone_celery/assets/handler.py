@@ -1,0 +1,245 @@
+"""The handler of asset steps: load the dependencies, call the function, store its value."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from flowstone_celery import faults
+from flowstone_celery.assets import partition as partitions
+from flowstone_celery.assets.context import Context
+from flowstone_celery.core.model import Answer, Call, Claim, Done
+from flowstone_celery.errors import DependencyNotReady, InvalidValue
+from flowstone_celery.io.manager import Slot, Stored
+from flowstone_celery.outcomes import Value, as_outcome
+from flowstone_celery.record import values
+from flowstone_celery.record.values import AssetValue, NewValue, Upstream
+from flowstone_celery.telemetry import emit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flowstone_celery.assets.asset import AssetSpec
+    from flowstone_celery.assets.catalog import Catalog
+    from flowstone_celery.config import Settings
+    from flowstone_celery.core.interrupts import Interrupted
+    from flowstone_celery.db.database import Database, Tx
+    from flowstone_celery.io.manager import Shelf
+
+KIND = "asset"
+_CHECK_EVERY = 0.2
+
+
+class AssetHandler:
+    """Makes one asset's value for one claim."""
+
+    def __init__(self, catalog: Catalog, shelf: Shelf, database: Database, settings: Settings) -> None:
+        """Look assets up in the catalog and their managers on the shelf."""
+        self._catalog = catalog
+        self._shelf = shelf
+        self._database = database
+        self._settings = settings
+
+    def __call__(self, claim: Claim, call: Call) -> Answer:
+        """Load, call, store; the value itself is settled by the executor's transaction."""
+        spec = self._catalog.fetch(claim.name)
+        inputs = call.patiently(lambda: self._inputs(spec, claim))
+        arguments = call.patiently(lambda: self._arguments(spec, claim, inputs))
+        outcome = as_outcome(self._call(spec, claim, call, arguments))
+        if not isinstance(outcome, Value):
+            return outcome
+        return self._done(spec, claim, call, outcome, inputs)
+
+    # --- load -----------------------------------------------------------------------------------------------------------------
+
+    def _inputs(self, spec: AssetSpec, claim: Claim) -> dict[str, AssetValue | None]:
+        """The exact version of each dependency, by its qualified name: this run's, else the current one; None if optional and skipped."""
+        names = [self._catalog.resolve(spec, name) for name in spec.deps]
+        in_run = {each.name: each for each in claim.inputs}
+        made = {name: (in_run[name].output or {}).get("value") for name in names if name in in_run}
+        found = values.by_ids(self._database, [value for value in made.values() if value is not None])
+        return {name: self._version(spec, claim, name, in_run, made, found) for name in names}
+
+    def _version(
+        self,
+        spec: AssetSpec,
+        claim: Claim,
+        name: str,
+        in_run: Mapping[str, Any],
+        made: Mapping[str, int | None],
+        found: Mapping[int, AssetValue],
+    ) -> AssetValue | None:
+        version = made.get(name)
+        if version is not None and version in found:
+            return found[version]
+        if name in in_run and in_run[name].optional and in_run[name].status != "succeeded":
+            return None
+        current = values.current(self._database, name, claim.partition)
+        if current is None and name not in {self._catalog.resolve(spec, each) for each in spec.optional_deps}:
+            raise DependencyNotReady(
+                f"{claim.name!r} needs {name!r}, which has no value for partition {claim.partition!r}",
+                hint=f"materialize it first, or start with `run`, which makes what is missing: fs.run({spec.name!r})",
+                asset=claim.name,
+                dependency=name,
+                partition=claim.partition,
+            )
+        return current
+
+    def _arguments(
+        self, spec: AssetSpec, claim: Claim, inputs: Mapping[str, AssetValue | None]
+    ) -> dict[str, object]:
+        return {
+            parameter: self._load(inputs[self._catalog.resolve(spec, dep)])
+            for parameter, dep in spec.passed.items()
+        }
+
+    def _load(self, value: AssetValue | None) -> object:
+        if value is None:
+            return None
+        begun = time.monotonic()
+        emit("flowstone.io.load.start", io=value.io, asset=value.asset, partition=value.partition)
+        slot = Slot(value.asset, value.partition, value.run_id, value.step_id, value.fence)
+        stored = Stored(value.size, value.digest, value.content, value.pointer)
+        loaded = self._shelf[value.io].load(slot, stored)
+        emit(
+            "flowstone.io.load.stop",
+            io=value.io,
+            asset=value.asset,
+            partition=value.partition,
+            duration_ms=(time.monotonic() - begun) * 1000,
+            bytes=value.size,
+        )
+        return loaded
+
+    # --- call -----------------------------------------------------------------------------------------------------------------
+
+    def _call(self, spec: AssetSpec, claim: Claim, call: Call, arguments: dict[str, object]) -> object:
+        if spec.context_parameter:
+            arguments[spec.context_parameter] = self._context(claim, call)
+        about = {"asset": claim.name, "partition": claim.partition, "run_id": str(claim.run_id)}
+        emit("flowstone.materialization.start", **about, step_id=claim.id, attempt=claim.attempt)
+        try:
+            with call.user_code():
+                faults.point("user.start")
+                answer = _run_async(spec.fn, arguments, call) if spec.is_async else spec.fn(**arguments)
+        except Exception as error:
+            emit("flowstone.materialization.exception", **about, error=repr(error), attempt=claim.attempt)
+            raise
+        faults.point("user.end")
+        return answer
+
+    def _context(self, claim: Claim, call: Call) -> Context:
+        return Context(
+            asset=claim.name,
+            partition=partitions.decode(claim.partition),
+            run_id=claim.run_id,
+            step_id=claim.id,
+            attempt=claim.attempt,
+            fence=claim.fence,
+            idempotency_key=claim.idempotency_key,
+            started_at=datetime.now(UTC),
+            requested_by=claim.requested_by,
+            metadata=(claim.run_input or {}).get("metadata") or {},
+            ask=call.check,
+        )
+
+    # --- store ----------------------------------------------------------------------------------------------------------------
+
+    def _done(
+        self,
+        spec: AssetSpec,
+        claim: Claim,
+        call: Call,
+        outcome: Value,
+        inputs: Mapping[str, AssetValue | None],
+    ) -> Done:
+        value = self._stored(spec, claim, call, outcome, inputs)
+        prepared = None
+        if value.content is not None and len(value.content) > self._settings.inline_value_bytes:
+            prepared = call.patiently(lambda: values.prepare(self._database, value))
+            faults.point("settle.value_written")
+        return Done(write=partial(_settle, value, prepared))
+
+    def _stored(
+        self,
+        spec: AssetSpec,
+        claim: Claim,
+        call: Call,
+        outcome: Value,
+        inputs: Mapping[str, AssetValue | None],
+    ) -> NewValue:
+        begun = time.monotonic()
+        emit("flowstone.io.store.start", io=spec.io, asset=claim.name, partition=claim.partition)
+        slot = Slot(claim.name, claim.partition, claim.run_id, claim.id, claim.fence)
+        stored = call.patiently(lambda: self._shelf[spec.io].store(slot, outcome.value))
+        emit(
+            "flowstone.io.store.stop",
+            io=spec.io,
+            asset=claim.name,
+            partition=claim.partition,
+            duration_ms=(time.monotonic() - begun) * 1000,
+            bytes=stored.size,
+        )
+        return NewValue(
+            asset=claim.name,
+            partition=claim.partition,
+            run_id=claim.run_id,
+            step_id=claim.id,
+            fence=claim.fence,
+            io=spec.io,
+            size=stored.size,
+            digest=stored.digest,
+            content=stored.content,
+            pointer=stored.pointer,
+            metadata=outcome.metadata,
+            code_version=spec.code_version,
+            code_digest=spec.code_digest,
+            upstream=[
+                Upstream(name, each.partition, each.id) for name, each in inputs.items() if each is not None
+            ],
+        )
+
+
+def _settle(value: NewValue, prepared: int | None, tx: Tx) -> dict[str, Any]:
+    version = values.settle(tx, value, prepared=prepared)
+    if version is None:
+        raise InvalidValue(
+            f"the prepared value of {value.asset!r} (step {value.step_id}) was removed before it was settled",
+            hint="the attempt lasted longer than unsettled values are kept; it is made again",
+        )
+    about = {"asset": value.asset, "partition": value.partition, "run_id": str(value.run_id)}
+    tx.after_commit(
+        lambda: emit("flowstone.materialization.stop", **about, duration_ms=0.0, bytes=value.size)
+    )
+    return {"value": version}
+
+
+def _run_async(fn: Callable[..., Any], arguments: Mapping[str, object], call: Call) -> object:
+    """Run the coroutine function to its end; a demand to end cancels it at its next await."""
+
+    async def watched() -> object:
+        task = asyncio.ensure_future(fn(**arguments))
+        ended: Interrupted | None = None
+        while not task.done():
+            await asyncio.wait({task}, timeout=_CHECK_EVERY)
+            ended = ended or _asked_to_end(call)
+            if ended and not task.done():
+                task.cancel()
+        if ended:
+            raise ended
+        return task.result()
+
+    return asyncio.run(watched())
+
+
+def _asked_to_end(call: Call) -> Interrupted | None:
+    from flowstone_celery.core.interrupts import Interrupted
+
+    try:
+        call.check()
+    except Interrupted as interrupt:
+        return interrupt
+    return None

@@ -1,0 +1,96 @@
+"""The same core in this very process: no Celery, no keeper, the run's steps one after the other."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+from flowstone_celery.core import runs
+from flowstone_celery.core.executor import Executor
+from flowstone_celery.core.interrupts import Interrupts
+from flowstone_celery.core.model import NoCarrier, Place, proc_state
+from flowstone_celery.core.statements import SQL
+from flowstone_celery.core.workers import WorkerProcess
+from flowstone_celery.errors import WaitTimeout
+from flowstone_celery.states import RUN_TERMINAL, RunStatus
+
+if TYPE_CHECKING:
+    from flowstone_celery.config import Settings
+    from flowstone_celery.core.model import Handler
+    from flowstone_celery.db.database import Database, Row
+
+QUEUE = "flowstone.inline"
+"""The queue of steps that are done inline; no Celery worker listens to it."""
+
+_LEASE = 7 * 86_400.0
+_LOOK_EVERY = 0.1
+
+
+class InlineWorker:
+    """This process as a worker, for runs that it was asked to do itself."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        handlers: Mapping[str, Handler],
+        knows: Callable[[], Sequence[str]],
+    ) -> None:
+        """Work with these handlers.
+
+        The process registers with a long lease: nobody else does inline work, and one that dies is told by its pid.
+        """
+        self._database = database
+        self._idle = threading.Event()
+        worker = WorkerProcess(database, uuid4(), "inline", _LEASE)
+        self._executor = Executor(database, settings, handlers, NoCarrier(), worker, knows, Interrupts())
+
+    def drain(self, run_id: UUID, *, queue: str = QUEUE, timeout: float | None = None) -> Row:
+        """Do the run's steps until it has ended, waiting for retries that are due later. Answers the run's row.
+
+        Raises:
+            WaitTimeout: it had not ended in time.
+        """
+        ends = None if timeout is None else time.monotonic() + timeout
+        self._bury_dead()
+        while True:
+            done = self._executor.work(None, queue, only_run=run_id)
+            row = runs.read(self._database, run_id)
+            if row["status"] in RUN_TERMINAL:
+                return row
+            if row["status"] == RunStatus.CANCELLING:
+                runs.cancel_steps(self._database, run_id)
+            if ends is not None and time.monotonic() >= ends:
+                raise WaitTimeout(f"run {run_id} is {row['status']} still", hint="drain it again to go on", run_id=str(run_id))
+            if not done:
+                self._idle.wait(self._pause(run_id))
+
+    def _pause(self, run_id: UUID) -> float:
+        row = self._database.first(SQL["next_due_of_run"], run=run_id)
+        due_in = row["due_in"] if row else None
+        return _LOOK_EVERY if due_in is None else max(0.0, min(due_in, _LOOK_EVERY))
+
+    def _bury_dead(self) -> None:
+        """What earlier inline processes of this machine held when they died is ready again."""
+        place = Place.here().place
+        rows = self._database.once(SQL["workers_of_place"], place=place)
+        dead = [row["id"] for row in rows if row["node_name"] == "inline" and _is_gone(row)]
+        if dead:
+            self._database.once(
+                SQL["release_dead"],
+                workers=dead,
+                crash=0,
+                loss=1,
+                reason="its process died",
+                crash_limit=2**31 - 1,
+                loss_limit=2**31 - 1,
+            )
+            self._database.once(SQL["bury"], workers=dead)
+
+
+def _is_gone(row: Row) -> bool:
+    state = proc_state(row["pid"])
+    return state is None or state[0] in "ZX" or state[1] != row["pid_started"]

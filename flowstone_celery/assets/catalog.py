@@ -1,0 +1,91 @@
+"""All declared assets: each name once, found by its short or its qualified name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowstone_celery.assets.graph import AssetGraph
+from flowstone_celery.assets.options import at
+from flowstone_celery.errors import DuplicateAsset, UnknownAsset, did_you_mean
+
+if TYPE_CHECKING:
+    from flowstone_celery.assets.asset import AssetSpec
+
+
+class Catalog:
+    """The assets of one application."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._specs: dict[str, AssetSpec] = {}
+        self._by_short: dict[str, list[str]] = {}
+        self._graph: AssetGraph | None = None
+
+    def add(self, spec: AssetSpec) -> AssetSpec:
+        """The declaration, from now on found by its names. Its dependencies may be declared later.
+
+        Raises:
+            DuplicateAsset: its qualified name is taken; names both places.
+        """
+        taken = self._specs.get(spec.qualified)
+        if taken is not None:
+            raise DuplicateAsset(
+                f"asset {spec.qualified!r} is declared twice, first at {taken.place or 'a place without source'}",
+                hint=at("Rename one of them, or import the module under one name only.", spec.place),
+                asset=spec.qualified,
+                places=[taken.place, spec.place],
+            )
+        self._specs[spec.qualified] = spec
+        self._by_short.setdefault(spec.name, []).append(spec.qualified)
+        self._graph = None
+        return spec
+
+    def fetch(self, name: str) -> AssetSpec:
+        """The asset of this qualified name, or the only one of this short name.
+
+        Raises:
+            UnknownAsset: there is none, or a short name has several.
+        """
+        if name in self._specs:
+            return self._specs[name]
+        found = sorted(self._by_short.get(name, ()))
+        if len(found) == 1:
+            return self._specs[found[0]]
+        if found:
+            raise UnknownAsset(
+                f"asset name {name!r} stands for several assets",
+                hint=f"Use the qualified name: {' or '.join(map(repr, found))}.",
+                asset=name,
+                candidates=found,
+            )
+        near = did_you_mean(name, [*self._by_short, *self._specs])
+        hint = near or "Is the module that declares it imported?"
+        raise UnknownAsset(f"no asset {name!r} is declared", hint=hint, asset=name)
+
+    def resolve(self, spec: AssetSpec, name: str) -> str:
+        """The qualified name of a dependency that the asset declares.
+
+        Raises:
+            UnknownDependency: there is no such asset.
+        """
+        return self.graph().resolve(spec, name)
+
+    def list(self) -> tuple[AssetSpec, ...]:
+        """All assets, by qualified name."""
+        return tuple(self._specs[name] for name in sorted(self._specs))
+
+    def graph(self) -> AssetGraph:
+        """The graph of all assets as they are now; built once until the next is declared."""
+        graph = self._graph
+        if graph is None:
+            graph = self._graph = AssetGraph(self._specs.values())
+        return graph
+
+    def check(self) -> None:
+        """Return if all declarations fit together.
+
+        Raises:
+            UnknownDependency: an asset needs one that is not declared.
+            DependencyCycle: assets need each other.
+        """
+        self.graph().check()

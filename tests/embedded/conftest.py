@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from flowstone_celery.embedded import servers
+from flowstone_celery.embedded import binaries, servers
 
 Run = Callable[..., "subprocess.Popen[str]"]
 
-UP = "import sys; from pathlib import Path; from flowstone_celery.embedded import servers; print(servers.up(Path(sys.argv[1]), on_progress=print))"
+UP = "import sys; from pathlib import Path; from flowstone_celery.embedded import binaries, servers; print(servers.up(Path(sys.argv[1]), on_progress=print))"
 
 
 @pytest.fixture
@@ -73,3 +74,36 @@ def outcome(process: subprocess.Popen[str]) -> str:
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 0, printed
     return printed
+
+
+def as_nobody() -> tuple[str, ...]:
+    """Words before a command that run it as an ordinary user: for root by way of `nobody`, for others as they are.
+
+    The interpreter keeps the right to pass through closed folders, for it may be installed under root's own; `ORDINARY` in front
+    of the code takes that right from everything the code starts.
+    """
+    if os.geteuid() != 0:
+        return ()
+    uid = str(pwd.getpwnam("nobody").pw_uid)
+    programs = subprocess.run(
+        [
+            "setpriv",
+            "--reuid",
+            uid,
+            "--regid",
+            uid,
+            "--clear-groups",
+            "test",
+            "-x",
+            str(binaries.postgres().path),
+        ],
+        check=False,
+    )
+    if programs.returncode:
+        pytest.skip("the programs stand in a folder that only root may enter")
+    right = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+    return ("setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "--no-new-privs", *right)
+
+
+CLEAR_AMBIENT_RIGHTS = (47, 4, 0, 0, 0)
+ORDINARY = f"import ctypes; assert ctypes.CDLL(None).prctl(*{CLEAR_AMBIENT_RIGHTS}) in (0, -1)\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 from flowstone_celery.embedded import binaries, servers
 from flowstone_celery.errors import ServiceUnavailable
 
-from .conftest import outcome
+from .conftest import ORDINARY, as_nobody, outcome
 from .test_servers import execute, pids
 
 if TYPE_CHECKING:
@@ -117,10 +116,9 @@ def test_a_limit_on_file_sizes_is_told(tmp_path: Path, start: Run) -> None:
 
 
 def test_a_folder_that_an_ordinary_user_may_not_write_is_named(start: Run) -> None:
-    nobody = ("setpriv", "--reuid", str(pwd.getpwnam("nobody").pw_uid), "--clear-groups")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o555)
-        process = start(Path(folder) / ".flowstone", *(nobody if os.geteuid() == 0 else ()), code=REFUSED)
+        process = start(Path(folder) / ".flowstone", *as_nobody(), code=ORDINARY + REFUSED)
         said = outcome(process)
         Path(folder).chmod(0o755)
     assert "Permission denied" in said

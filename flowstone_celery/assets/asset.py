@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -109,9 +110,8 @@ def declare(fn: Callable[..., Any], *, namespace: str, **options: Any) -> AssetS
     subject = _Subject(name, _checked_namespace(namespace, where), where)
     parameters = _parameters(fn, subject)
     context = _context(parameters, subject)
-    dependencies = _dependencies(
-        parameters, context, read.pop("deps", ()), read.pop("optional_deps", ()), subject
-    )
+    listed, optional = (_at_home(read.pop(option, ()), subject) for option in ("deps", "optional_deps"))
+    dependencies = _dependencies(parameters, context, listed, optional, subject)
     return AssetSpec(
         name=name,
         namespace=namespace,
@@ -259,6 +259,12 @@ def _takes_context(parameter: inspect.Parameter) -> bool:
 # --- its dependencies -----------------------------------------------------------------------------------------------------------
 
 
+def _at_home(names: Sequence[str], subject: _Subject) -> tuple[str, ...]:
+    """The names, those of the asset's own namespace in their short form: each asset has one name here."""
+    form = re.compile(rf"{re.escape(subject.namespace)}\.([^.]+)")
+    return tuple(dict.fromkeys(form.sub(r"\1", name) if form.fullmatch(name) else name for name in names))
+
+
 def _dependencies(
     parameters: Sequence[inspect.Parameter],
     context: str | None,
@@ -312,7 +318,7 @@ def _marked(name: str, names: Mapping[str, str | None], subject: _Subject) -> st
 
 
 def _check_not_itself(name: str, subject: _Subject) -> None:
-    if name in (subject.name, f"{subject.namespace}.{subject.name}"):
+    if name == subject.name:
         path = [subject.name, subject.name]
         raise subject.wrong(
             DependencyCycle, "it needs itself", "Rename the parameter, or give it a default.", path=path

@@ -144,6 +144,15 @@ def test_a_listed_dependency_is_passed_only_where_a_parameter_takes_it() -> None
     assert spec.passed == {"orders": "sales.orders", "stock": "stock"}
 
 
+def test_an_asset_of_the_same_namespace_has_one_name_however_it_is_listed() -> None:
+    def report(orders: int) -> int:
+        return orders
+
+    spec = of(report, deps=["shop.orders", "stock", "shop.stock"], optional_deps=["shop.stock"])
+    assert spec.dependencies == (Dependency("orders", "orders"), Dependency("stock", optional=True))
+    assert of(report, deps=["shop.eu.orders"]).deps == ("shop.eu.orders",)
+
+
 def test_an_optional_dependency_may_be_given_as_the_asset_itself() -> None:
     def report(prices: int) -> int:
         return prices

@@ -12,12 +12,19 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 from flowstone_celery.assets import partition as partitions
 from flowstone_celery.assets.asset import AssetSpec, declare
 from flowstone_celery.assets.catalog import Catalog
-from flowstone_celery.errors import DeclarationError, DependencyNotReady, InvalidOption, ServiceUnavailable, UnknownOption, did_you_mean
+from flowstone_celery.errors import (
+    DeclarationError,
+    DependencyNotReady,
+    InvalidOption,
+    ServiceUnavailable,
+    UnknownOption,
+    did_you_mean,
+)
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -37,7 +44,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Named = "str | Asset[..., Any]"
+Named: TypeAlias = "str | Asset[..., Any]"
 
 _CALL_OPTIONS = ("queue", "priority", "countdown", "eta", "task_id", "metadata")
 
@@ -137,7 +144,7 @@ class Pipeline:
         """Declare an asset of this pipeline; the options are those of `FlowStone.asset`."""
 
         def decorate(function: Callable[P, R]) -> Asset[P, R]:
-            declared = Asset(function, declare(function, namespace=self.name, **_named(options)), _only_house)
+            declared = Asset(function, declare(function, namespace=self.name, **options), _only_house)
             self.assets.append(declared)
             for house in list(_houses):
                 house.add(declared)
@@ -155,11 +162,6 @@ def _only_house() -> FlowStone:
         f"an asset of a shared pipeline needs one FlowStone in the process, but {found}",
         hint="create FlowStone(app) first, or start it by name: fs.run('pipeline.asset')",
     )
-
-
-def _named(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as the declaration reads them: assets among the dependencies stand for their names."""
-    return {key: value for key, value in options.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +203,10 @@ class FlowStone:
             manage: whether FlowStone may change app-wide settings; by default only of an app that it made.
         """
         if mode not in ("celery", "inline"):
-            raise InvalidOption(f"mode is 'celery' or 'inline', not {mode!r}", hint=did_you_mean(str(mode), ("celery", "inline")))
+            raise InvalidOption(
+                f"mode is 'celery' or 'inline', not {mode!r}",
+                hint=did_you_mean(str(mode), ("celery", "inline")),
+            )
         self.mode = mode
         self.catalog = Catalog()
         self.manage = (app is None) if manage is None else manage
@@ -232,7 +237,7 @@ class FlowStone:
         """
 
         def decorate(function: Callable[P, R]) -> Asset[P, R]:
-            spec = declare(function, namespace=self.namespace, **_named(options))
+            spec = declare(function, namespace=self.namespace, **options)
             declared = Asset(function, spec, lambda: self)
             self.add(declared)
             return declared
@@ -262,15 +267,25 @@ class FlowStone:
                     hint=did_you_mean(spec.io, self.shelf) or f"there are: {', '.join(self.shelf)}",
                 )
 
-    def graph(self, target: Named | None = None, *, format: Literal["ascii", "mermaid", "dot"] = "ascii") -> str:  # noqa: A002 - the word users expect
+    def graph(
+        self, target: Named | None = None, *, format: Literal["ascii", "mermaid", "dot"] = "ascii"
+    ) -> str:  # noqa: A002 - the word users expect
         """The assets and what they need, drawn as text; with a target, only what it stands on."""
         self.catalog.check()
-        return self.catalog.graph().render(format, target=None if target is None else self._spec(target).qualified)
+        return self.catalog.graph().render(
+            format, target=None if target is None else self._spec(target).qualified
+        )
 
     # --- run ------------------------------------------------------------------------------------------------------------------
 
     def run(
-        self, asset: Named, *, partition: PartitionKey = None, force: bool = False, with_deps: bool = True, **options: Any
+        self,
+        asset: Named,
+        *,
+        partition: PartitionKey = None,
+        force: bool = False,
+        with_deps: bool = True,
+        **options: Any,
     ) -> Run:
         """Make an asset's value for a partition, and first whatever it needs and is missing.
 
@@ -288,13 +303,13 @@ class FlowStone:
         """
         spec = self._spec(asset)
         text = partitions.encode(partition)
-        ancestry = self.catalog.graph().order([spec.qualified])
+        ancestry = self.catalog.graph().plan(spec.qualified)
         present = self._present(ancestry, text)
         if spec.qualified in present and not force:
             return self.handle(present[spec.qualified])
         if not with_deps:
             return self.materialize(asset, partition=partition, **options)
-        return self._begin([spec.qualified], text, only=self._missing(spec.qualified, present), **options)
+        return self.begin([spec.qualified], text, only=self._missing(spec.qualified, present), **options)
 
     def materialize(self, asset: Named, *, partition: PartitionKey = None, **options: Any) -> Run:
         """Make this asset alone; its dependencies must have values (FS-16).
@@ -309,13 +324,11 @@ class FlowStone:
             DependencyNotReady: a dependency has no value for the partition.
             IdempotencyConflict: the key belongs to another request.
         """
+        from flowstone_celery.assets.plan import dependencies
+
         spec = self._spec(asset)
         text = partitions.encode(partition)
-        needed = [
-            upstream.qualified
-            for dependency, upstream in self.catalog.graph().dependencies(spec.qualified)
-            if not dependency.optional
-        ]
+        needed = [name for dependency, name in dependencies(self.catalog, spec) if not dependency.optional]
         absent = sorted(set(needed) - self._present(needed, text).keys())
         if absent:
             raise DependencyNotReady(
@@ -325,11 +338,40 @@ class FlowStone:
                 missing=absent,
                 partition=text,
             )
-        return self._begin([spec.qualified], text, only={spec.qualified}, **options)
+        return self.begin([spec.qualified], text, only={spec.qualified}, **options)
 
     def materialize_all(self, asset: Named, *, partition: PartitionKey = None, **options: Any) -> Run:
         """Make the asset and everything it stands on, in dependency order, in one run (FS-18). Options as `materialize`."""
-        return self._begin([self._spec(asset).qualified], partitions.encode(partition), only=None, **options)
+        return self.begin([self._spec(asset).qualified], partitions.encode(partition), only=None, **options)
+
+    def begin(
+        self,
+        targets: list[str],
+        partition: str,
+        *,
+        only: set[str] | None,
+        inline: bool = False,
+        drain: bool = True,
+        delay: float | timedelta = 0.0,
+        **options: Any,
+    ) -> Run:
+        """Start a run for these qualified names and a partition's text; `only` narrows what of their ancestry is made.
+
+        The ways in with a meaning are `run`, `materialize` and `materialize_all`; their options are checked here.
+        """
+        from flowstone_celery.assets.plan import Request, plan
+        from flowstone_celery.core import runs
+        from flowstone_celery.core.inline import QUEUE
+        from flowstone_celery.core.model import NoCarrier
+
+        here = inline or self.mode == "inline"
+        request = _request(Request, targets, partition, only, delay, options)
+        new = plan(self.catalog, request, (lambda _: QUEUE) if here else self._queue_of)
+        carrier = NoCarrier() if here else self.carrier
+        run_id = runs.begin(self.database, carrier, new, settings=self.settings, promise=not here)
+        if here and drain:
+            self._inline_worker.drain(run_id)
+        return self.handle(run_id)
 
     def handle(self, run_id: UUID | str) -> Run:
         """A handle on a run, from its id alone."""
@@ -426,7 +468,9 @@ class FlowStone:
 
     def start(self, task_name: str, kwargs: Mapping[str, Any], key: str) -> None:
         """A plain Celery message asked for an asset by its task name: start a run for it, once for each key."""
-        Asset(lambda: None, self.catalog.fetch(task_name), lambda: self).apply_async(kwargs=kwargs, task_id=key)
+        Asset(lambda: None, self.catalog.fetch(task_name), lambda: self).apply_async(
+            kwargs=kwargs, task_id=key
+        )
 
     def broker_url(self) -> str | None:
         """The broker for an app that names none: FLOWSTONE_REDIS_URL, else the embedded Redis that is up, else None."""
@@ -434,6 +478,13 @@ class FlowStone:
             return _broker_form(self.settings.redis_url)
         found = self._embedded()
         return found.broker_url if found else None
+
+    def use(self, *, settings: Settings | None, mode: Literal["celery", "inline"]) -> dict[str, Any]:
+        """Work with these settings in this mode from now on; answers the former ones, to put them back (the test kit's door)."""
+        before = {"settings": self._settings, "mode": self.mode}
+        self.close()
+        self._settings, self.mode = settings, mode
+        return before
 
     def close(self) -> None:
         """Give back this process's connections."""
@@ -524,35 +575,10 @@ class FlowStone:
         """The target, and on every way up from it whatever has no value."""
         graph, wanted, ahead = self.catalog.graph(), {target}, [target]
         while ahead:
-            for _, upstream in graph.dependencies(ahead.pop()):
-                if upstream.qualified not in present and upstream.qualified not in wanted:
-                    wanted.add(upstream.qualified)
-                    ahead.append(upstream.qualified)
+            absent = [name for name in graph.needs(ahead.pop()) if name not in present and name not in wanted]
+            wanted.update(absent)
+            ahead.extend(absent)
         return wanted
-
-    def _begin(
-        self,
-        targets: list[str],
-        partition: str,
-        *,
-        only: set[str] | None,
-        inline: bool = False,
-        delay: float | timedelta = 0.0,
-        **options: Any,
-    ) -> Run:
-        from flowstone_celery.assets.plan import Request, plan
-        from flowstone_celery.core import runs
-        from flowstone_celery.core.inline import QUEUE
-        from flowstone_celery.core.model import NoCarrier
-
-        here = inline or self.mode == "inline"
-        request = _request(Request, targets, partition, only, delay, options)
-        new = plan(self.catalog, request, (lambda _: QUEUE) if here else self._queue_of)
-        carrier = NoCarrier() if here else self.carrier
-        run_id = runs.begin(self.database, carrier, new, settings=self.settings, promise=not here)
-        if here:
-            self._inline_worker.drain(run_id)
-        return self.handle(run_id)
 
     def _queue_of(self, spec: AssetSpec) -> str:
         from flowstone_celery.worker.attach import queue_of
@@ -593,7 +619,8 @@ def _request(
     for name in options.keys() - set(known):
         raise UnknownOption(
             f"a run has no option {name!r}",
-            hint=did_you_mean(name, (*known, "inline", "delay", "partition", "force")) or f"options: {', '.join(known)}, inline, delay",
+            hint=did_you_mean(name, (*known, "inline", "delay", "partition", "force"))
+            or f"options: {', '.join(known)}, inline, delay",
         )
     seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
     given = {name: value for name, value in options.items() if value is not None}

@@ -103,7 +103,10 @@ class Run:
         """How many of its steps have ended."""
         row = self._progress()
         return Progress(
-            row["status"], row["total_steps"], row["total_steps"] - row["remaining_steps"], row["failed_steps"]
+            row["status"],
+            row["total_steps"],
+            row["total_steps"] - row["remaining_steps"],
+            row["failed_steps"],
         )
 
     def steps(self) -> list[Row]:
@@ -234,7 +237,9 @@ class _Watch:
 
 
 def _reasons(run: Run) -> list[str]:
-    return [stall_sentence(row) for row in run.why() if row["status"] == "ready" or row["status"] == "running"]
+    return [
+        stall_sentence(row) for row in run.why() if row["status"] == "ready" or row["status"] == "running"
+    ]
 
 
 def stall_sentence(row: Row) -> str:

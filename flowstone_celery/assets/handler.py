@@ -6,7 +6,7 @@ import asyncio
 import time
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from flowstone_celery import faults
 from flowstone_celery.assets import partition as partitions
@@ -22,7 +22,7 @@ from flowstone_celery.telemetry import emit
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from flowstone_celery.assets.asset import AssetSpec
+    from flowstone_celery.assets.asset import AssetSpec, Dependency
     from flowstone_celery.assets.catalog import Catalog
     from flowstone_celery.config import Settings
     from flowstone_celery.core.interrupts import Interrupted
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from flowstone_celery.io.manager import Shelf
 
 KIND = "asset"
+
+_Inputs: TypeAlias = "list[tuple[Dependency, AssetValue | None]]"
 _CHECK_EVERY = 0.2
 
 
@@ -47,7 +49,7 @@ class AssetHandler:
         """Load, call, store; the value itself is settled by the executor's transaction."""
         spec = self._catalog.fetch(claim.name)
         inputs = call.patiently(lambda: self._inputs(spec, claim))
-        arguments = call.patiently(lambda: self._arguments(spec, claim, inputs))
+        arguments = call.patiently(lambda: self._arguments(inputs))
         outcome = as_outcome(self._call(spec, claim, call, arguments))
         if not isinstance(outcome, Value):
             return outcome
@@ -55,45 +57,40 @@ class AssetHandler:
 
     # --- load -----------------------------------------------------------------------------------------------------------------
 
-    def _inputs(self, spec: AssetSpec, claim: Claim) -> dict[str, AssetValue | None]:
-        """The exact version of each dependency, by its qualified name: this run's, else the current one; None if optional and skipped."""
-        names = [self._catalog.resolve(spec, name) for name in spec.deps]
+    def _inputs(self, spec: AssetSpec, claim: Claim) -> _Inputs:
+        """The exact version of each dependency, in order: this run's, else the current one; None if it is optional and missing."""
+        needed = [
+            (dependency, self._catalog.resolve(spec, dependency.name)) for dependency in spec.dependencies
+        ]
         in_run = {each.name: each for each in claim.inputs}
-        made = {name: (in_run[name].output or {}).get("value") for name in names if name in in_run}
-        found = values.by_ids(self._database, [value for value in made.values() if value is not None])
-        return {name: self._version(spec, claim, name, in_run, made, found) for name in names}
+        made = {name: (each.output or {}).get("value") for name, each in in_run.items()}
+        found = values.by_ids(self._database, [version for version in made.values() if version is not None])
+        return [
+            (
+                dependency,
+                found.get(made[name] or 0) if name in made else self._current(claim, dependency, name),
+            )
+            for dependency, name in needed
+        ]
 
-    def _version(
-        self,
-        spec: AssetSpec,
-        claim: Claim,
-        name: str,
-        in_run: Mapping[str, Any],
-        made: Mapping[str, int | None],
-        found: Mapping[int, AssetValue],
-    ) -> AssetValue | None:
-        version = made.get(name)
-        if version is not None and version in found:
-            return found[version]
-        if name in in_run and in_run[name].optional and in_run[name].status != "succeeded":
-            return None
+    def _current(self, claim: Claim, dependency: Dependency, name: str) -> AssetValue | None:
+        """The version that stands before this run."""
         current = values.current(self._database, name, claim.partition)
-        if current is None and name not in {self._catalog.resolve(spec, each) for each in spec.optional_deps}:
+        if current is None and not dependency.optional:
             raise DependencyNotReady(
                 f"{claim.name!r} needs {name!r}, which has no value for partition {claim.partition!r}",
-                hint=f"materialize it first, or start with `run`, which makes what is missing: fs.run({spec.name!r})",
+                hint=f"make what is missing first: fs.run({claim.name!r}) does so by itself",
                 asset=claim.name,
                 dependency=name,
                 partition=claim.partition,
             )
         return current
 
-    def _arguments(
-        self, spec: AssetSpec, claim: Claim, inputs: Mapping[str, AssetValue | None]
-    ) -> dict[str, object]:
+    def _arguments(self, inputs: _Inputs) -> dict[str, object]:
         return {
-            parameter: self._load(inputs[self._catalog.resolve(spec, dep)])
-            for parameter, dep in spec.passed.items()
+            dependency.parameter: self._load(value)
+            for dependency, value in inputs
+            if dependency.parameter is not None
         }
 
     def _load(self, value: AssetValue | None) -> object:
@@ -154,7 +151,7 @@ class AssetHandler:
         claim: Claim,
         call: Call,
         outcome: Value,
-        inputs: Mapping[str, AssetValue | None],
+        inputs: _Inputs,
     ) -> Done:
         value = self._stored(spec, claim, call, outcome, inputs)
         prepared = None
@@ -169,7 +166,7 @@ class AssetHandler:
         claim: Claim,
         call: Call,
         outcome: Value,
-        inputs: Mapping[str, AssetValue | None],
+        inputs: _Inputs,
     ) -> NewValue:
         begun = time.monotonic()
         emit("flowstone.io.store.start", io=spec.io, asset=claim.name, partition=claim.partition)
@@ -198,7 +195,7 @@ class AssetHandler:
             code_version=spec.code_version,
             code_digest=spec.code_digest,
             upstream=[
-                Upstream(name, each.partition, each.id) for name, each in inputs.items() if each is not None
+                Upstream(each.asset, each.partition, each.id) for _, each in inputs if each is not None
             ],
         )
 

@@ -11,7 +11,7 @@ from flowstone_celery.assets.handler import KIND
 from flowstone_celery.core.model import NewRun, NewStep
 
 if TYPE_CHECKING:
-    from flowstone_celery.assets.asset import AssetSpec
+    from flowstone_celery.assets.asset import AssetSpec, Dependency
     from flowstone_celery.assets.catalog import Catalog
 
 QueueOf = Callable[["AssetSpec"], str]
@@ -39,13 +39,20 @@ class Request:
     @property
     def digest(self) -> str:
         """What two requests with the same key must share."""
-        return codec.digest([list(self.targets), self.partition, self.queue, self.priority, dict(self.metadata)])
+        return codec.digest(
+            [list(self.targets), self.partition, self.queue, self.priority, dict(self.metadata)]
+        )
+
+
+def dependencies(catalog: Catalog, spec: AssetSpec) -> list[tuple[Dependency, str]]:
+    """What the asset needs: each declared dependency with the qualified name it stands for."""
+    return [(dependency, catalog.resolve(spec, dependency.name)) for dependency in spec.dependencies]
 
 
 def plan(catalog: Catalog, request: Request, queue_of: QueueOf) -> NewRun:
     """A run that makes the wanted assets in dependency order, each step once."""
-    graph = catalog.graph()
-    wanted = [name for name in graph.order(request.targets) if request.only is None or name in request.only]
+    ancestry = catalog.graph().plan(*request.targets)
+    wanted = [name for name in ancestry if request.only is None or name in request.only]
     positions = {name: position for position, name in enumerate(wanted)}
     return NewRun(
         kind=KIND,
@@ -67,9 +74,9 @@ def _step(
 ) -> NewStep:
     spec = catalog.fetch(name)
     needs = {
-        positions[upstream.qualified]: dependency.optional
-        for dependency, upstream in catalog.graph().dependencies(name)
-        if upstream.qualified in positions
+        positions[upstream]: dependency.optional
+        for dependency, upstream in dependencies(catalog, spec)
+        if upstream in positions
     }
     return NewStep(
         kind=KIND,

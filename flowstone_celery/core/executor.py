@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from flowstone_celery import faults
@@ -125,6 +126,11 @@ class Executor:
         self._interrupts = interrupts
         self._stopping = threading.Event()
 
+    @property
+    def worker_id(self) -> int:
+        """The id under which this process claims."""
+        return self._worker.id
+
     def stop(self) -> None:
         """No further step begins, and nothing waits for a database that is away."""
         self._stopping.set()
@@ -202,15 +208,17 @@ class Executor:
             return self._handlers[claim.kind](claim, live)
         except Interrupted as interrupt:
             return self._interrupted(claim, interrupt)
+        except faults.FaultInjectedError:
+            raise
         except FlowStoneError as error:
             return _Failed(error, retryable=error.retryable or isinstance(error, ExecutionError))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever user code raises is a failed attempt
             return _Failed(ExecutionError.of(error, claim.name, claim.partition), retryable=True)
         except SystemExit as error:
             if self._stopping.is_set():
                 return _GiveBack("the worker stops", error)
             return _Failed(ExecutionError.of(error, claim.name, claim.partition), retryable=True)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again once the step is given back
             # KeyboardInterrupt and Celery's shutdown: the process is asked to go, the step is not to blame.
             return _GiveBack("the worker stops", error)
 
@@ -272,13 +280,15 @@ class Executor:
                 written = write(tx) if write else {}
                 return steps.succeed(tx, held, {**(output or {}), **written} or None)
             case Skip(reason):
-                error = {"code": "FS-2000", "type": "Skipped", "message": reason or "skipped"}
-                return steps.end(tx, held, StepStatus.SKIPPED, error, name=claim.name)
+                why = {"code": "FS-2000", "type": "Skipped", "message": reason or "skipped"}
+                return steps.end(tx, held, StepStatus.SKIPPED, why, name=claim.name)
             case Cancel(reason):
                 return self._cancel(tx, claim, reason)
             case Retry(after=after, reason=reason):
-                error = ExecutionError(reason or "asked to be tried again", asset=claim.name, partition=claim.partition)
-                return self._fail(tx, claim, error, retryable=True, delay=after)
+                error = ExecutionError(
+                    reason or "asked to be tried again", asset=claim.name, partition=claim.partition
+                )
+                return self._fail(tx, claim, error, retryable=True, delay=_seconds(after))
             case Fail():
                 return self._fail(tx, claim, _error_of(answer) or ExecutionError(), retryable=False)
             case _Failed(error, retryable):
@@ -308,7 +318,9 @@ class Executor:
         )
         if moved is not None:
             actor = f"step {claim.name}"
-            tx.row(SQL["cancel"], run=claim.run_id, actor=actor, actor_type="step", reason=reason or "cancelled")
+            tx.row(
+                SQL["cancel"], run=claim.run_id, actor=actor, actor_type="step", reason=reason or "cancelled"
+            )
             tx.after_commit(lambda: _quietly(lambda: runs.cancel_steps(self._database, claim.run_id)))
         return moved
 
@@ -373,6 +385,10 @@ def _error_of(answer: object) -> FlowStoneError | None:
     return None
 
 
+def _seconds(delay: float | timedelta | None) -> float | None:
+    return delay.total_seconds() if isinstance(delay, timedelta) else delay
+
+
 def _about(claim: Claim) -> dict[str, Any]:
     return {
         "run_id": str(claim.run_id),
@@ -392,7 +408,13 @@ def _tell(claim: Claim, moved: Moved | None, error: FlowStoneError | None, secon
         case "failed":
             emit("flowstone.step.fail", **about, error=text, code=code)
         case "retry":
-            emit("flowstone.step.retry", **about, error=text, code=code, delay_seconds=moved.delay if moved else 0.0)
+            emit(
+                "flowstone.step.retry",
+                **about,
+                error=text,
+                code=code,
+                delay_seconds=moved.delay if moved else 0.0,
+            )
         case "skipped":
             emit("flowstone.step.skip", **about)
         case "cancelled":

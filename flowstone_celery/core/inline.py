@@ -64,7 +64,11 @@ class InlineWorker:
             if row["status"] == RunStatus.CANCELLING:
                 runs.cancel_steps(self._database, run_id)
             if ends is not None and time.monotonic() >= ends:
-                raise WaitTimeout(f"run {run_id} is {row['status']} still", hint="drain it again to go on", run_id=str(run_id))
+                raise WaitTimeout(
+                    f"run {run_id} is {row['status']} still",
+                    hint="drain it again to go on",
+                    run_id=str(run_id),
+                )
             if not done:
                 self._idle.wait(self._pause(run_id))
 

@@ -13,8 +13,8 @@ import os
 import signal
 import tempfile
 import threading
-from pathlib import Path
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Final, Protocol, TypeVar
 

@@ -46,7 +46,14 @@ class Keeper:
     """`step()` does what is to be done now and answers when to look again; a loop around it is the keeper process."""
 
     def __init__(
-        self, database: Database, settings: Settings, carrier: Carrier, node: Node, board: Board, *, may_kill: bool
+        self,
+        database: Database,
+        settings: Settings,
+        carrier: Carrier,
+        node: Node,
+        board: Board,
+        *,
+        may_kill: bool,
     ) -> None:
         """Keep this node. `may_kill`: each process does one thing at a time, so that killing it harms nothing else."""
         self._database = database

@@ -24,7 +24,13 @@ PROTOCOL = 1
 def new_run_id() -> UUID:
     """A time-ordered id (UUID version 7, RFC 9562): runs sort by their start."""
     milliseconds = time.time_ns() // 1_000_000
-    number = (milliseconds & ((1 << 48) - 1)) << 80 | 7 << 76 | secrets.randbits(12) << 64 | 2 << 62 | secrets.randbits(62)
+    number = (
+        (milliseconds & ((1 << 48) - 1)) << 80
+        | 7 << 76
+        | secrets.randbits(12) << 64
+        | 2 << 62
+        | secrets.randbits(62)
+    )
     return UUID(int=number)
 
 

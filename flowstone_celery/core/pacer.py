@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
@@ -65,7 +66,10 @@ class Pacer:
 
     def _pace(self) -> bool:
         row = self._database.first(
-            SQL["pace"], node=self._holder, hold=self._hold, gap=max(self._settings.lease_seconds / 2, self._hold / 3)
+            SQL["pace"],
+            node=self._holder,
+            hold=self._hold,
+            gap=max(self._settings.lease_seconds / 2, self._hold / 3),
         )
         return row is not None
 
@@ -156,16 +160,25 @@ class Pacer:
 
 
 def end_at_limit(
-    database: Database, settings: Settings, *, workers: Sequence[int] = (), lost: bool = False, crash: bool = True
+    database: Database,
+    settings: Settings,
+    *,
+    workers: Sequence[int] = (),
+    lost: bool = False,
+    crash: bool = True,
 ) -> int:
     """Steps that have crashed, or lost their worker, too often end as failed; answers how many."""
     rows = database.once(
-        SQL["at_limit"], workers=list(workers), lost=lost, loss_limit=settings.loss_limit, lease=settings.lease_seconds
+        SQL["at_limit"],
+        workers=list(workers),
+        lost=lost,
+        loss_limit=settings.loss_limit,
+        lease=settings.lease_seconds,
     )
-    return sum(database.attempt(lambda tx, row=row: _end_poison(tx, row, crash=crash and row["dead"])) for row in rows)
+    return sum(database.attempt(partial(_end_poison, row=row, crash=crash and row["dead"])) for row in rows)
 
 
-def _end_poison(tx: Tx, row: Row, *, crash: bool) -> bool:
+def _end_poison(tx: Tx, *, row: Row, crash: bool) -> bool:
     error = TooManyCrashes(
         f"{row['name']!r} took its worker process down {row['crashes'] + 1} times, the last on {row['node_name']} (pid {row['pid']})"
         if crash
@@ -176,7 +189,13 @@ def _end_poison(tx: Tx, row: Row, *, crash: bool) -> bool:
     )
     held = {"step": row["step"], "worker": row["worker"], "fence": row["fence"]}
     moved = steps.end(
-        tx, held, StepStatus.FAILED, error.to_dict(), name=row["name"], crashed=int(crash), lost=int(not crash)
+        tx,
+        held,
+        StepStatus.FAILED,
+        error.to_dict(),
+        name=row["name"],
+        crashed=int(crash),
+        lost=int(not crash),
     )
     if moved is None:
         return False

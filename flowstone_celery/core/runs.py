@@ -45,12 +45,20 @@ def start(tx: Tx, run: NewRun, *, settings: Settings, promise: bool = True) -> t
 
 
 def _tell_started(run: NewRun) -> None:
-    emit("flowstone.run.start", run_id=str(run.id), name=run.name, partition=run.partition, requested_by=run.requested_by)
+    emit(
+        "flowstone.run.start",
+        run_id=str(run.id),
+        name=run.name,
+        partition=run.partition,
+        requested_by=run.requested_by,
+    )
 
 
 def _start_values(run: NewRun) -> dict[str, Any]:
     steps = run.steps
-    edges = [(child, parent, optional) for child, step in enumerate(steps, 1) for parent, optional in _edges(step)]
+    edges = [
+        (child, parent, optional) for child, step in enumerate(steps, 1) for parent, optional in _edges(step)
+    ]
     return {
         "run": run.id,
         "kind": run.kind,
@@ -93,7 +101,8 @@ def _started_before(tx: Tx, run: NewRun) -> UUID:
     if row is None:
         # The other run's transaction has not ended as we looked: its row is locked for us until then, so it rolled back.
         raise IdempotencyConflict(
-            f"another run with key {run.idempotency_key!r} was being started and went away", hint="start it again"
+            f"another run with key {run.idempotency_key!r} was being started and went away",
+            hint="start it again",
         )
     if row["request_digest"] != run.request_digest:
         raise IdempotencyConflict(
@@ -106,7 +115,9 @@ def _started_before(tx: Tx, run: NewRun) -> UUID:
     return found
 
 
-def begin(database: Database, carrier: Carrier, run: NewRun, *, settings: Settings, promise: bool = True) -> UUID:
+def begin(
+    database: Database, carrier: Carrier, run: NewRun, *, settings: Settings, promise: bool = True
+) -> UUID:
     """Start the run in a transaction of its own and send its wake-ups after the commit."""
 
     def work(tx: Tx) -> UUID:
@@ -124,7 +135,9 @@ def _send(carrier: Carrier, wakeups: Sequence[WakeUp]) -> None:
         carrier.send(wakeups)
 
 
-def cancel(database: Database, run_id: UUID, *, actor: str, actor_type: str = "user", reason: str = "") -> bool:
+def cancel(
+    database: Database, run_id: UUID, *, actor: str, actor_type: str = "user", reason: str = ""
+) -> bool:
     """The run is cancelling and what had not begun is cancelled; running code is interrupted by its keeper.
 
     Answers False if the run had ended before, or was being cancelled already.
@@ -132,7 +145,9 @@ def cancel(database: Database, run_id: UUID, *, actor: str, actor_type: str = "u
     Raises:
         RunNotFound: no run has this id.
     """
-    moved = database.first(SQL["cancel"], run=run_id, actor=actor, actor_type=actor_type, reason=reason or "cancelled")
+    moved = database.first(
+        SQL["cancel"], run=run_id, actor=actor, actor_type=actor_type, reason=reason or "cancelled"
+    )
     faults.point("cancel.after_run_row")
     if moved is None:
         read(database, run_id)
@@ -163,7 +178,9 @@ def read(database: Database, run_id: UUID) -> Row:
     """
     row = database.first(SQL["run"], run=run_id)
     if row is None:
-        raise RunNotFound(f"no run has the id {run_id}", hint="`flowstone run ls` lists the newest", run_id=str(run_id))
+        raise RunNotFound(
+            f"no run has the id {run_id}", hint="`flowstone run ls` lists the newest", run_id=str(run_id)
+        )
     return row
 
 
@@ -189,5 +206,11 @@ def page(
     """One page of runs, newest first; `before` is the last page's end (created_at, id)."""
     moment, run_id = before or (None, None)
     return database.once(
-        SQL["runs_page"], status=status, name=name, partition=partition, before=moment, before_id=run_id, limit=limit
+        SQL["runs_page"],
+        status=status,
+        name=name,
+        partition=partition,
+        before=moment,
+        before_id=run_id,
+        limit=limit,
     )

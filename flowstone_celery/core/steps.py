@@ -33,12 +33,20 @@ class Moved:
 
 def claim(tx: Tx, step: int, *, worker: int, knows: Sequence[str], relaxed: bool = True) -> Claim | None:
     """Claim this very step, if it is still ready, due and known here."""
-    row = tx.row(SQL["claim"], step=step, worker=worker, knows=list(knows), protocol=PROTOCOL, relaxed=relaxed)
+    row = tx.row(
+        SQL["claim"], step=step, worker=worker, knows=list(knows), protocol=PROTOCOL, relaxed=relaxed
+    )
     return Claim.of(row) if row else None
 
 
 def claim_next(
-    tx: Tx, queue: str, *, worker: int, knows: Sequence[str], only_run: UUID | None = None, relaxed: bool = True
+    tx: Tx,
+    queue: str,
+    *,
+    worker: int,
+    knows: Sequence[str],
+    only_run: UUID | None = None,
+    relaxed: bool = True,
 ) -> Claim | None:
     """Claim the queue's next ready step that this worker may run, by priority, due time and id."""
     row = tx.row(

@@ -42,7 +42,11 @@ _TRY_AGAIN = (
     psycopg.errors.LockNotAvailable,
 )
 _GONE = (psycopg.OperationalError, psycopg.InterfaceError)
-_NO_SCHEMA = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedFunction)
+_NO_SCHEMA = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.UndefinedFunction,
+)
 
 
 class CommitUnknown(DatabaseUnavailable):
@@ -218,7 +222,8 @@ class Database:
                 connection.commit()
             except _GONE as error:
                 raise CommitUnknown(
-                    f"the connection broke during a commit: {_line(error)}", hint="the row tells whether it happened"
+                    f"the connection broke during a commit: {_line(error)}",
+                    hint="the row tells whether it happened",
                 ) from error
         tx.committed()
 
@@ -247,7 +252,9 @@ class Database:
     def _check_schema(self) -> None:
         """Refuse a database whose tables this code cannot use."""
         with self._checked_out(autocommit=True) as connection:
-            found = connection.execute(f'SELECT version, oldest_code FROM "{self.schema}".schema_version').fetchone()
+            found = connection.execute(
+                f'SELECT version, oldest_code FROM "{self.schema}".schema_version'
+            ).fetchone()
         refuse_mismatch(found, schema=self.schema)
         self._schema_checked = True
 
@@ -307,7 +314,8 @@ def _checked(url: str) -> str:
         parsed = make_url(url)
     except ArgumentError as error:
         raise ConfigError(
-            f"the database URL {url!r} cannot be read", hint="it looks like postgresql+psycopg://user:password@host:5432/name"
+            f"the database URL {url!r} cannot be read",
+            hint="it looks like postgresql+psycopg://user:password@host:5432/name",
         ) from error
     if parsed.get_backend_name() != "postgresql":
         raise ConfigError(

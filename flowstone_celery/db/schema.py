@@ -101,7 +101,13 @@ runs = Table(
     CheckConstraint(f"NOT ({_RUN_ENDED}) OR remaining_steps = 0", name="runs_ended_have_no_steps_left"),
     CheckConstraint("status <> 'cancelling' OR cancelled_at IS NOT NULL", name="runs_cancelling"),
     CheckConstraint("status NOT IN ('running', 'succeeded') OR started_at IS NOT NULL", name="runs_started"),
-    Index("runs_idempotency", "tenant", "idempotency_key", unique=True, postgresql_where=text("idempotency_key IS NOT NULL")),
+    Index(
+        "runs_idempotency",
+        "tenant",
+        "idempotency_key",
+        unique=True,
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+    ),
     Index("runs_newest", text("created_at DESC"), "id"),
     Index("runs_of_name", "name", "partition", text("created_at DESC")),
     Index("runs_cancelling", "cancelled_at", postgresql_where=text("status = 'cancelling'")),
@@ -151,9 +157,14 @@ steps = Table(
     CheckConstraint(one_of("phase", states.Phase), name="steps_phase"),
     CheckConstraint("remaining >= 0", name="steps_remaining"),
     CheckConstraint("status <> 'blocked' OR remaining > 0", name="steps_blocked_has_remaining"),
-    CheckConstraint("status NOT IN ('ready', 'running', 'succeeded') OR remaining = 0", name="steps_started_has_none_remaining"),
+    CheckConstraint(
+        "status NOT IN ('ready', 'running', 'succeeded') OR remaining = 0",
+        name="steps_started_has_none_remaining",
+    ),
     CheckConstraint("(status = 'running') = (worker_id IS NOT NULL)", name="steps_running_has_worker"),
-    CheckConstraint("status <> 'running' OR (started_at IS NOT NULL AND fence > 0)", name="steps_running_has_fence"),
+    CheckConstraint(
+        "status <> 'running' OR (started_at IS NOT NULL AND fence > 0)", name="steps_running_has_fence"
+    ),
     CheckConstraint("(status = 'ready') = (due_at IS NOT NULL)", name="steps_ready_is_due"),
     CheckConstraint("sent_at IS NULL OR status = 'ready'", name="steps_sent_is_ready"),
     CheckConstraint(f"({_STEP_ENDED}) = (finished_at IS NOT NULL)", name="steps_finished"),
@@ -274,7 +285,13 @@ asset_values = Table(
     CheckConstraint("(content IS NULL) <> (pointer IS NULL)", name="asset_values_one_place"),
     CheckConstraint("size >= 0", name="asset_values_size"),
     Index("asset_values_of_attempt", "step_id", "fence", unique=True),
-    Index("asset_values_of_asset", "asset", "partition", text("id DESC"), postgresql_where=text("settled_at IS NOT NULL")),
+    Index(
+        "asset_values_of_asset",
+        "asset",
+        "partition",
+        text("id DESC"),
+        postgresql_where=text("settled_at IS NOT NULL"),
+    ),
     Index("asset_values_unsettled", "created_at", postgresql_where=text("settled_at IS NULL")),
 )
 

@@ -58,7 +58,9 @@ def parse(room: str, text: str) -> dict[str, Statement]:
             continue
         if name in statements:
             raise ValueError(f"statement {name!r} of {room} occurs twice")
-        statements[name] = Statement(room, name, parse_arrows(arrows), _clean(_with_fragments(body, fragments)))
+        statements[name] = Statement(
+            room, name, parse_arrows(arrows), _clean(_with_fragments(body, fragments))
+        )
     return statements
 
 

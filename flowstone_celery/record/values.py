@@ -122,7 +122,9 @@ def _json(value: object) -> str | None:
 
 def by_ids(database: Database, ids: Sequence[int]) -> dict[int, AssetValue]:
     """These versions, by id; those that are gone are missing."""
-    return {row["id"]: AssetValue.of(row) for row in database.once(SQL["by_ids"], ids=list(ids))} if ids else {}
+    return (
+        {row["id"]: AssetValue.of(row) for row in database.once(SQL["by_ids"], ids=list(ids))} if ids else {}
+    )
 
 
 def current(database: Database, asset: str, partition: str) -> AssetValue | None:

@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flowstone_celery.app import Asset, FlowStone, Pipeline
+    from flowstone_celery.app import FlowStone
+    from flowstone_celery.assets.declared import Asset, Pipeline
     from flowstone_celery.assets.context import Context
     from flowstone_celery.assets.handle import Run
     from flowstone_celery.config import Settings
@@ -24,9 +25,9 @@ _DOORS = {
     "FlowStone": "app",
     "Settings": "config",
     # assets
-    "Asset": "app",
+    "Asset": "assets.declared",
     "Context": "assets.context",
-    "Pipeline": "app",
+    "Pipeline": "assets.declared",
     "Run": "assets.handle",
     # what user code answers
     "Cancel": "outcomes",

@@ -74,6 +74,11 @@ class Catalog:
         """All assets, by qualified name."""
         return tuple(self._specs[name] for name in sorted(self._specs))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All qualified names."""
+        return tuple(self._specs)
+
     def graph(self) -> AssetGraph:
         """The graph of all assets as they are now; built once until the next is declared."""
         graph = self._graph

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from flowstone_celery.core import runs
 from flowstone_celery.core.statements import SQL
-from flowstone_celery.errors import Cancelled, FlowStoneError, NoWorker, RunFailed, ValueNotFound, WaitTimeout
+from flowstone_celery.errors import Cancelled, FlowStoneError, NoWorker, RunFailed, WaitTimeout
 from flowstone_celery.states import RUN_TERMINAL, RunStatus
 
 if TYPE_CHECKING:
@@ -249,14 +249,3 @@ def stall_sentence(row: Row) -> str:
         hint = f"start one: celery -A <your app> worker -Q {row['queue']}"
         return str(NoWorker(f"{row['name']} stands still: {row['reason']}", hint=hint))
     return reason
-
-
-def value_missing(asset: str, partition: str, run_id: UUID | None = None) -> ValueNotFound:
-    """The error for a value that is not there."""
-    of_run = f" made by run {run_id}" if run_id else ""
-    return ValueNotFound(
-        f"{asset!r} has no value for partition {partition!r}{of_run}",
-        hint=f"make it: flowstone asset run {asset}" + (f" --partition {partition}" if partition else ""),
-        asset=asset,
-        partition=partition,
-    )

@@ -380,9 +380,11 @@ def _quietly(act: Callable[[], Any]) -> None:
 
 
 def _error_of(answer: object) -> FlowStoneError | None:
-    if isinstance(answer, Fail):
-        return ExecutionError(answer.reason or "failed", **(answer.error or {}))
-    return None
+    if not isinstance(answer, Fail):
+        return None
+    error = ExecutionError(answer.reason or "failed")
+    error.facts = dict(answer.error or {})
+    return error
 
 
 def _seconds(delay: float | timedelta | None) -> float | None:

@@ -1,0 +1,160 @@
+"""Declared assets: the decorated names, and pipelines of them that belong to every FlowStone of the process."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
+
+from flowstone_celery.assets.asset import AssetSpec, declare
+from flowstone_celery.errors import DeclarationError, InvalidOption, UnknownOption, did_you_mean
+
+if TYPE_CHECKING:
+    from flowstone_celery.assets.handle import Run
+    from flowstone_celery.assets.partition import PartitionKey
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_CALL_OPTIONS = ("queue", "priority", "countdown", "eta", "task_id", "metadata")
+
+
+class House(Protocol):
+    """What an asset asks of the FlowStone that it belongs to."""
+
+    def run(self, asset: Any, *, partition: PartitionKey = None, force: bool = False, **options: Any) -> Run:
+        """Start a run for the asset."""
+
+    def add(self, declared: Asset[..., Any]) -> None:
+        """Take the asset in."""
+
+
+_houses: weakref.WeakSet[House] = weakref.WeakSet()
+_pipelines: list[Pipeline] = []
+
+
+def settle_in(house: House) -> None:
+    """The house belongs to this process: it has the assets of all pipelines, those declared later too."""
+    _houses.add(house)
+    for pipeline in _pipelines:
+        for declared in pipeline.assets:
+            house.add(declared)
+
+
+def houses() -> list[House]:
+    """The houses of this process."""
+    return list(_houses)
+
+
+class Asset(Generic[P, R]):
+    """A declared asset. Calling it calls the function itself, with no service: that is how it is unit-tested."""
+
+    def __init__(self, fn: Callable[P, R], spec: AssetSpec, house: Callable[[], House]) -> None:
+        """Wrap a function with its declaration."""
+        self.spec = spec
+        self._fn = fn
+        self._house = house
+        functools.update_wrapper(self, fn)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function."""
+        return self._fn(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        """The qualified name."""
+        return f"<Asset: {self.spec.qualified}>"
+
+    @property
+    def name(self) -> str:
+        """The qualified name, which is also the Celery task's name."""
+        return self.spec.qualified
+
+    def delay(self, partition: PartitionKey = None) -> Run:
+        """Start a durable run that makes this asset, and first whatever it needs and is missing."""
+        return self._house().run(self, partition=partition, force=True)
+
+    def apply_async(
+        self, args: Iterable[PartitionKey] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Run:
+        """As `delay`, with Celery's names for the options of a call.
+
+        Args:
+            args: nothing, or the partition.
+            kwargs: nothing, or `{"partition": …}`.
+            **options: `queue`, `priority`, `countdown` (seconds), `eta` (aware datetime), `task_id` (an idempotency key), `metadata`.
+
+        Raises:
+            UnknownOption: an option is not among these.
+        """
+        for name in options.keys() - set(_CALL_OPTIONS):
+            raise UnknownOption(
+                f"apply_async of an asset has no option {name!r}",
+                hint=did_you_mean(name, _CALL_OPTIONS) or f"options: {', '.join(_CALL_OPTIONS)}",
+            )
+        partition = self._partition(tuple(args), dict(kwargs or {}))
+        key = options.pop("task_id", None)
+        delay = _seconds_until(options.pop("eta", None), options.pop("countdown", None))
+        return self._house().run(self, partition=partition, force=True, key=key, delay=delay, **options)
+
+    def _partition(self, args: tuple[PartitionKey, ...], kwargs: dict[str, Any]) -> PartitionKey:
+        if len(args) > 1 or (args and kwargs) or kwargs.keys() - {"partition"}:
+            raise InvalidOption(
+                f"{self.name} takes one argument, its partition, not {args or kwargs!r}",
+                hint=f'{self.spec.name}.apply_async(kwargs={{"partition": …}}); values come from its dependencies',
+            )
+        found: PartitionKey = args[0] if args else kwargs.get("partition")
+        return found
+
+
+def _seconds_until(eta: datetime | None, countdown: float | None) -> float:
+    if eta is None:
+        return max(0.0, float(countdown or 0))
+    if eta.tzinfo is None:
+        raise InvalidOption("eta is a naive datetime", hint="give it a time zone: datetime.now(UTC) + …")
+    return max(0.0, (eta - datetime.now(UTC)).total_seconds())
+
+
+class Pipeline:
+    """A module's assets under one namespace, for modules that Celery's autodiscovery imports.
+
+    Like `shared_task`, it belongs to every FlowStone of the process; its assets are named `<pipeline>.<asset>`.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Begin an empty pipeline.
+
+        Args:
+            name: the namespace of its assets.
+        """
+        self.name = name
+        self.assets: list[Asset[..., Any]] = []
+        _pipelines.append(self)
+
+    @overload
+    def asset(self, fn: Callable[P, R], /) -> Asset[P, R]: ...
+    @overload
+    def asset(self, fn: None = None, /, **options: Any) -> Callable[[Callable[P, R]], Asset[P, R]]: ...
+    def asset(self, fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """Declare an asset of this pipeline; the options are those of `FlowStone.asset`."""
+
+        def decorate(function: Callable[P, R]) -> Asset[P, R]:
+            declared = Asset(function, declare(function, namespace=self.name, **options), _only_house)
+            self.assets.append(declared)
+            for house in list(_houses):
+                house.add(declared)
+            return declared
+
+        return decorate if fn is None else decorate(fn)
+
+
+def _only_house() -> House:
+    found = houses()
+    if len(found) == 1:
+        return found[0]
+    count = f"there are {len(found)}" if found else "there is none"
+    raise DeclarationError(
+        f"an asset of a shared pipeline needs one FlowStone in the process, but {count}",
+        hint="create FlowStone(app) first, or start it by name: fs.run('pipeline.asset')",
+    )

@@ -1,0 +1,144 @@
+"""What a FlowStone is made of, each part opened on first use: settings, database, shelf, carrier, handlers, inline worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from flowstone_celery.errors import ServiceUnavailable
+
+if TYPE_CHECKING:
+    from flowstone_celery.assets.catalog import Catalog
+    from flowstone_celery.assets.reader import AssetReader
+    from flowstone_celery.config import Settings
+    from flowstone_celery.core.inline import InlineWorker
+    from flowstone_celery.core.model import Carrier, Handler
+    from flowstone_celery.db.database import Database
+    from flowstone_celery.embedded.servers import Servers
+    from flowstone_celery.io.manager import IOManager, Shelf
+
+
+class Parts:
+    """The parts of one house. Two threads may open a part twice; the last one stays, which does no harm."""
+
+    def __init__(
+        self,
+        app: Any,
+        catalog: Catalog,
+        knows: Callable[[], Sequence[str]],
+        *,
+        settings: Settings | None = None,
+        io: Iterable[IOManager] = (),
+    ) -> None:
+        """Open nothing yet."""
+        self._app = app
+        self._catalog = catalog
+        self._knows = knows
+        self._extra_io = tuple(io)
+        if settings is not None:
+            self.settings = settings
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings, by default read from the environment.
+
+        Raises:
+            ConfigError: a setting has a value that it cannot have.
+        """
+        from flowstone_celery.config import load_settings
+
+        return load_settings()
+
+    @cached_property
+    def database(self) -> Database:
+        """The database: by URL, else the embedded one that is up for this project.
+
+        Raises:
+            ServiceUnavailable: neither is there.
+        """
+        from flowstone_celery.db.database import Database
+
+        settings = self.settings
+        settings.require_production_ready()
+        return Database(
+            settings.database_url or self._embedded_database_url(),
+            schema=settings.db_schema,
+            pool_size=settings.pool_size,
+            pooler=settings.database_pooler,
+        )
+
+    @cached_property
+    def shelf(self) -> Shelf:
+        """The IO managers by name."""
+        from flowstone_celery.io.database import DatabaseIO
+        from flowstone_celery.io.manager import Shelf
+        from flowstone_celery.io.memory import MemoryIO
+
+        return Shelf(DatabaseIO(self.settings.max_value_bytes), MemoryIO(), *self._extra_io)
+
+    @cached_property
+    def reader(self) -> AssetReader:
+        """What reads values and their status."""
+        from flowstone_celery.assets.reader import AssetReader
+
+        return AssetReader(self.database, self.shelf)
+
+    @cached_property
+    def handlers(self) -> Mapping[str, Handler]:
+        """What does the work of each kind of step."""
+        from flowstone_celery.assets.handler import KIND, AssetHandler
+
+        return {KIND: AssetHandler(self._catalog, self.shelf, self.database, self.settings)}
+
+    @cached_property
+    def carrier(self) -> Carrier:
+        """What sends wake-ups."""
+        from flowstone_celery.core.model import NoCarrier
+
+        if self._app is None:
+            return NoCarrier()
+        from flowstone_celery.worker.carrier import CeleryCarrier
+
+        return CeleryCarrier(self._app, self.settings)
+
+    @cached_property
+    def inline(self) -> InlineWorker:
+        """This process as a worker for its own runs."""
+        from flowstone_celery.core.inline import InlineWorker
+
+        return InlineWorker(self.database, self.settings, self.handlers, self._knows)
+
+    def broker_url(self) -> str | None:
+        """The broker for an app that names none: FLOWSTONE_REDIS_URL, else the embedded Redis that is up, else None."""
+        if self.settings.redis_url:
+            return _broker_form(self.settings.redis_url)
+        found = self._embedded()
+        return found.broker_url if found else None
+
+    def close(self) -> None:
+        """Give back this process's connections; the parts open again when they are used."""
+        opened = self.__dict__.pop("database", None)
+        for name in ("shelf", "reader", "handlers", "carrier", "inline"):
+            self.__dict__.pop(name, None)
+        if opened is not None:
+            opened.dispose()
+
+    def _embedded(self) -> Servers | None:
+        from flowstone_celery.embedded import servers
+
+        return servers.find(self.settings.home)
+
+    def _embedded_database_url(self) -> str:
+        found = self._embedded()
+        if found is None:
+            raise ServiceUnavailable(
+                f"no database is configured, and no embedded one is up for this project ({self.settings.home.absolute()})",
+                hint="run `flowstone up` (a real PostgreSQL and Redis under .flowstone/), or set FLOWSTONE_DATABASE_URL",
+            )
+        return found.database_url
+
+
+def _broker_form(redis_url: str) -> str:
+    """A Redis URL as kombu reads it: unix sockets have a scheme of their own there."""
+    return redis_url.replace("unix://", "redis+socket://", 1).replace("?db=", "?virtual_host=", 1)

@@ -16,7 +16,7 @@ from flowstone_celery.errors import DependencyNotReady, InvalidValue
 from flowstone_celery.io.manager import Slot, Stored
 from flowstone_celery.outcomes import Value, as_outcome
 from flowstone_celery.record import values
-from flowstone_celery.record.values import AssetValue, NewValue, Upstream
+from flowstone_celery.record.values import AssetValue, NewValue, RecentValues, Upstream
 from flowstone_celery.telemetry import emit
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class AssetHandler:
         self._shelf = shelf
         self._database = database
         self._settings = settings
+        self._recent = RecentValues()
 
     def __call__(self, claim: Claim, call: Call) -> Answer:
         """Load, call, store; the value itself is settled by the executor's transaction."""
@@ -64,7 +65,7 @@ class AssetHandler:
         ]
         in_run = {each.name: each for each in claim.inputs}
         made = {name: (each.output or {}).get("value") for name, each in in_run.items()}
-        found = values.by_ids(self._database, [version for version in made.values() if version is not None])
+        found = self._versions([version for version in made.values() if version is not None])
         return [
             (
                 dependency,
@@ -72,6 +73,11 @@ class AssetHandler:
             )
             for dependency, name in needed
         ]
+
+    def _versions(self, ids: list[int]) -> dict[int, AssetValue]:
+        """These versions: from what this process made lately, else from the database."""
+        recent = self._recent.find(ids)
+        return {**recent, **values.by_ids(self._database, [each for each in ids if each not in recent])}
 
     def _current(self, claim: Claim, dependency: Dependency, name: str) -> AssetValue | None:
         """The version that stands before this run."""
@@ -158,7 +164,7 @@ class AssetHandler:
         if value.content is not None and len(value.content) > self._settings.inline_value_bytes:
             prepared = call.patiently(lambda: values.prepare(self._database, value))
             faults.point("settle.value_written")
-        return Done(write=partial(_settle, value, prepared))
+        return Done(write=partial(_settle, value, prepared, self._recent))
 
     def _stored(
         self,
@@ -200,7 +206,7 @@ class AssetHandler:
         )
 
 
-def _settle(value: NewValue, prepared: int | None, tx: Tx) -> dict[str, Any]:
+def _settle(value: NewValue, prepared: int | None, recent: RecentValues, tx: Tx) -> dict[str, Any]:
     version = values.settle(tx, value, prepared=prepared)
     if version is None:
         raise InvalidValue(
@@ -208,6 +214,7 @@ def _settle(value: NewValue, prepared: int | None, tx: Tx) -> dict[str, Any]:
             hint="the attempt lasted longer than unsettled values are kept; it is made again",
         )
     about = {"asset": value.asset, "partition": value.partition, "run_id": str(value.run_id)}
+    tx.after_commit(lambda: recent.keep(version, value))
     tx.after_commit(
         lambda: emit("flowstone.materialization.stop", **about, duration_ms=0.0, bytes=value.size)
     )

@@ -49,14 +49,9 @@ def claim_next(
     relaxed: bool = True,
 ) -> Claim | None:
     """Claim the queue's next ready step that this worker may run, by priority, due time and id."""
-    row = tx.row(
-        SQL["claim_next"],
-        queue=queue,
-        worker=worker,
-        knows=list(knows),
-        protocol=PROTOCOL,
-        only_run=only_run,
-        relaxed=relaxed,
+    values = {"queue": queue, "worker": worker, "knows": list(knows), "protocol": PROTOCOL, "only_run": only_run}
+    row = tx.row(SQL["claim_next"], **values, relaxed=relaxed) or tx.row(
+        SQL["claim_promised"], **values, relaxed=relaxed
     )
     return Claim.of(row) if row else None
 

@@ -45,29 +45,29 @@ WITH candidate AS (
 -- use: claimed
 
 -- name: claim_next (step: ready -> running; run: pending -> running)
--- The door of a query: the queue's next ready row that this worker may run, by priority, due time and id. Rows whose wake-up is
--- under way are left to it, unless nothing else of their priority is ready: so each message finds its row, and few are in vain.
+-- The door of a query: the queue's next ready row that this worker may run, by priority, due time and id, among those that no
+-- wake-up is on its way to: so each message finds its row, and few are in vain.
 WITH RECURSIVE
 -- use: levels_of_queue
-, unsent AS (
-    SELECT c.id, c.priority FROM levels l CROSS JOIN LATERAL (
-        SELECT s.id, s.priority FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
+, candidate AS (
+    SELECT c.id FROM levels l CROSS JOIN LATERAL (
+        SELECT s.id FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
          WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.queue = %(queue)s AND s.priority = l.priority
            AND (%(only_run)s::uuid IS NULL OR s.run_id = %(only_run)s) AND
            -- use: may_run_here
          ORDER BY s.due_at, s.id LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED
     ) c LIMIT 1
-), promised AS (
-    SELECT s.id, s.priority FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
+),
+-- use: claimed
+
+-- name: claim_promised (step: ready -> running; run: pending -> running)
+-- The same among the few rows whose wake-up is on its way, for when nothing else is ready: its message will find the row gone.
+WITH candidate AS (
+    SELECT s.id FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
      WHERE s.sent_at IS NOT NULL AND s.status = 'ready' AND s.queue = %(queue)s
-       AND s.priority > coalesce((SELECT u.priority FROM unsent u), -2147483648)
        AND (%(only_run)s::uuid IS NULL OR s.run_id = %(only_run)s) AND
        -- use: may_run_here
      ORDER BY s.priority DESC, s.due_at, s.id LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED
-), candidate AS (
-    SELECT id FROM promised
-    UNION ALL
-    SELECT id FROM unsent WHERE NOT EXISTS (SELECT 1 FROM promised)
 ),
 -- use: claimed
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -70,6 +71,33 @@ class AssetValue:
     def of(row: Row) -> AssetValue:
         """Read a row of `asset_values`."""
         return AssetValue(**{name: row[name] for name in AssetValue.__dataclass_fields__})
+
+
+class RecentValues:
+    """Versions that this process settled lately, so that a chain need not read back what it just wrote.
+
+    A version never changes, and only the stored bytes are kept: each reader decodes an object of its own.
+    """
+
+    _MOST = 128
+    _LARGEST = 65_536
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._values: OrderedDict[int, AssetValue] = OrderedDict()
+
+    def keep(self, version: int, value: NewValue) -> None:
+        """Remember a version that is committed, if it is small."""
+        if value.content is None or len(value.content) > self._LARGEST:
+            return
+        shared = {name: getattr(value, name) for name in AssetValue.__dataclass_fields__ if hasattr(value, name)}
+        self._values[version] = AssetValue(**shared, id=version, settled_at=datetime.now(UTC))
+        while len(self._values) > self._MOST:
+            self._values.popitem(last=False)
+
+    def find(self, versions: Sequence[int]) -> dict[int, AssetValue]:
+        """Those of these versions that are remembered."""
+        return {version: found for version in versions if (found := self._values.get(version)) is not None}
 
 
 def settle(tx: Tx, value: NewValue, *, prepared: int | None = None) -> int | None:

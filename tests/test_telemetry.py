@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gc
 import io
 import json
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import timeit
 from datetime import UTC
+from pathlib import Path
 
 import pytest
 
@@ -210,3 +212,24 @@ def test_telemetry_is_light_to_import() -> None:
     code = "import sys, flowstone_celery.telemetry; print({'celery', 'pydantic', 'sqlalchemy'} & set(sys.modules))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "set()"
+
+
+def test_every_emit_in_the_code_names_a_registered_event_and_its_fields() -> None:
+    package = Path(telemetry.__file__).parent
+    calls = [
+        call
+        for path in package.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in ("emit", "telemetry.emit")
+    ]
+    wrong = [ast.unparse(call) for call in calls if not _fits(call)]
+    assert calls
+    assert wrong == []
+
+
+def _fits(call: ast.Call) -> bool:
+    names = [node.value for node in ast.walk(call.args[0]) if isinstance(node, ast.Constant)]
+    events = [EVENTS[name] for name in names if str(name).startswith("flowstone.") and name in EVENTS]
+    given = {keyword.arg for keyword in call.keywords if keyword.arg}
+    spread = any(keyword.arg is None for keyword in call.keywords)
+    return bool(events) and all(given <= e.allowed and (spread or e.fields <= given) for e in events)

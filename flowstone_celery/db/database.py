@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
+import select
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,18 +26,22 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from flowstone_celery import faults
 from flowstone_celery.db import schema as schema_page
+from flowstone_celery.db.statements import Statement
 from flowstone_celery.errors import ConfigError, DatabaseUnavailable, SchemaMismatch
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
+    from sqlalchemy.pool import PoolProxiedConnection
 
-    from flowstone_celery.db.statements import Statement
 
 Row = dict[str, Any]
 T = TypeVar("T")
 
 log = logging.getLogger("flowstone.db")
 
+_VERSION = Statement(
+    "db", "schema_version", frozenset(), "SELECT version, oldest_code FROM flowstone.schema_version"
+)
 _TRY_AGAIN = (
     psycopg.errors.SerializationFailure,
     psycopg.errors.DeadlockDetected,
@@ -118,7 +124,7 @@ class Database:
             ConfigError: the URL cannot be read or names another database product.
         """
         self.url = _checked(url)
-        self.schema = schema
+        self.schema = _checked_schema(schema)
         self._pool_size = pool_size
         self._pooler = pooler
         self._application = application
@@ -180,10 +186,7 @@ class Database:
 
     @contextmanager
     def _checked_out(self, *, autocommit: bool) -> Iterator[psycopg.Connection[Any]]:
-        try:
-            fairy = self.engine.raw_connection()
-        except (OperationalError, PoolTimeout) as error:
-            raise self._away(error) from error
+        fairy = self._fresh()
         connection: psycopg.Connection[Any] = fairy.driver_connection  # type: ignore[assignment] # psycopg's, by the URL
         try:
             connection.autocommit = autocommit
@@ -201,6 +204,17 @@ class Database:
             if connection.closed:
                 fairy.invalidate()
             fairy.close()
+
+    def _fresh(self) -> PoolProxiedConnection:
+        """A pooled connection that the server has not hung up on since it was last used."""
+        try:
+            while True:
+                fairy = self.engine.raw_connection()
+                if not _hung_up(fairy.driver_connection):  # type: ignore[arg-type] # psycopg's, by the URL
+                    return fairy
+                fairy.invalidate()
+        except (OperationalError, PoolTimeout) as error:
+            raise self._away(error) from error
 
     @contextmanager
     def transaction(self) -> Iterator[Tx]:
@@ -252,9 +266,7 @@ class Database:
     def _check_schema(self) -> None:
         """Refuse a database whose tables this code cannot use."""
         with self._checked_out(autocommit=True) as connection:
-            found = connection.execute(
-                f'SELECT version, oldest_code FROM "{self.schema}".schema_version'
-            ).fetchone()
+            found = connection.execute(_VERSION.sql(self.schema)).fetchone()
         refuse_mismatch(found, schema=self.schema)
         self._schema_checked = True
 
@@ -309,6 +321,15 @@ def cut_connection() -> None:
 faults.on_drop_connection(cut_connection)
 
 
+def _hung_up(connection: psycopg.Connection[Any]) -> bool:
+    """Whether an idle connection has something to read: that is the server's good-bye. Costs no round trip."""
+    if connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def _checked(url: str) -> str:
     try:
         parsed = make_url(url)
@@ -323,6 +344,15 @@ def _checked(url: str) -> str:
             hint="use postgresql+psycopg://user:password@host:5432/name",
         )
     return parsed.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+def _checked_schema(name: str) -> str:
+    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", name):
+        raise ConfigError(
+            f"{name!r} cannot be the name of the schema",
+            hint="use small letters, digits and _, as in FLOWSTONE_DB_SCHEMA=flowstone",
+        )
+    return name
 
 
 def masked(url: str) -> str:

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flowstone_celery.errors import ServiceUnavailable
+from flowstone_celery.telemetry import set_strict
 
 if TYPE_CHECKING:
     from flowstone_celery.assets.catalog import Catalog
@@ -50,6 +51,10 @@ class Parts:
 
         return load_settings()
 
+    @property
+    def _broker_of_app(self) -> str | None:
+        return None if self._app is None else self._app.conf.broker_url
+
     @cached_property
     def database(self) -> Database:
         """The database: by URL, else the embedded one that is up for this project.
@@ -60,7 +65,8 @@ class Parts:
         from flowstone_celery.db.database import Database
 
         settings = self.settings
-        settings.require_production_ready()
+        settings.require_production_ready(broker_url=self._broker_of_app)
+        set_strict(settings.env != "production")
         return Database(
             settings.database_url or self._embedded_database_url(),
             schema=settings.db_schema,

@@ -74,9 +74,10 @@ class FlowStone:
         self.parts = Parts(self.app, self.catalog, self.knows, settings=settings, io=io)
         self._extra_io = tuple(io)
         if self.app is not None:
-            from flowstone_celery.worker.attach import attach
+            from flowstone_celery.worker.house import attach
 
             attach(self.app, self)
+            self.app.on_after_configure.connect(self._name_broker, weak=False)
         settle_in(self)
 
     # --- declare --------------------------------------------------------------------------------------------------------------
@@ -104,9 +105,11 @@ class FlowStone:
         """The asset belongs to this house, and its Celery task to the app."""
         self.catalog.add(declared.spec)
         if self.app is not None:
-            from flowstone_celery.worker.attach import register_step_task
+            from flowstone_celery.worker.house import register_step_task
 
-            register_step_task(self.app, self, declared.spec.qualified)
+            register_step_task(
+                self.app, declared.name, queue=declared.spec.queue, doc=declared.spec.description or None
+            )
 
     def check(self) -> None:
         """All declarations fit together.
@@ -315,6 +318,13 @@ class FlowStone:
 
     # --- inside ---------------------------------------------------------------------------------------------------------------
 
+    def _name_broker(self, *_: Any, **__: Any) -> None:
+        """An app that names no broker gets ours; one that does keeps its own."""
+        if self.app.conf.broker_url is None:
+            url = self.parts.broker_url()
+            if url is not None:
+                self.app.conf.broker_url = url
+
     def _spec(self, asset: Named) -> AssetSpec:
         return asset.spec if isinstance(asset, Asset) else self.catalog.fetch(asset)
 
@@ -328,7 +338,7 @@ class FlowStone:
         return wanted
 
     def _queue_of(self, spec: AssetSpec) -> str:
-        from flowstone_celery.worker.attach import queue_of
+        from flowstone_celery.worker.house import queue_of
 
         return queue_of(self.app, spec.qualified, spec.queue)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,8 +16,10 @@ from flowstone_celery.states import RUN_TERMINAL, RunStatus
 if TYPE_CHECKING:
     from flowstone_celery.db.database import Database, Row
 
-_FIRST_PAUSE = 0.005
+_FIRST_PAUSE = 0.003
 _LONGEST_PAUSE = 0.25
+_PATIENCE = 0.06
+"""Seconds of pause for each second that a wait has lasted."""
 _STALLED_AFTER = 5.0
 
 ReadValue = Callable[[str, str, UUID], Any]
@@ -141,12 +142,13 @@ class Run:
             WaitTimeout: it had not ended in time; it goes on, and can be waited for again.
             RunNotFound: no run has this id.
         """
-        watch = _Watch(time.monotonic(), timeout, on_progress, on_stall)
+        watch = _Watch(self, timeout, on_progress, on_stall)
         while True:
             row = self._progress()
-            if watch.saw(row, self) or row["status"] in RUN_TERMINAL:
+            watch.look(row)
+            if row["status"] in RUN_TERMINAL:
                 return self
-            watch.pause(self)
+            watch.pause()
 
     def get(self, timeout: float | None = None, **told: Any) -> Any:
         """The value that the run made of its target, when it has ended (waits as `wait` does).
@@ -187,59 +189,57 @@ class Run:
 
 
 class _Watch:
-    """The patience of one `wait`: pauses that grow while nothing happens, and a word when nothing has for long."""
+    """The patience of one `wait`: pauses that grow with its length, and a word when nothing has moved for long."""
 
     def __init__(
         self,
-        begun: float,
+        run: Run,
         timeout: float | None,
         on_progress: Callable[[Progress], None] | None,
         on_stall: Callable[[str], None] | None,
     ) -> None:
-        self._ends = None if timeout is None else begun + timeout
+        self._run = run
+        self._begun = self._moved = time.monotonic()
+        self._ends = None if timeout is None else self._begun + timeout
         self._on_progress = on_progress
         self._on_stall = on_stall
-        self._pause = _FIRST_PAUSE
         self._seen: tuple[object, ...] = ()
-        self._moved = begun
         self._told: set[str] = set()
-        self._never = threading.Event()
 
-    def saw(self, row: Row, _run: Run) -> bool:
+    def look(self, row: Row) -> None:
+        """Tell what has changed."""
         seen = (row["status"], row["remaining_steps"], row["last_event"])
-        if seen != self._seen:
-            self._seen, self._moved, self._pause = seen, time.monotonic(), _FIRST_PAUSE
-            if self._on_progress:
-                total, left = row["total_steps"], row["remaining_steps"]
-                self._on_progress(Progress(row["status"], total, total - left, row["failed_steps"]))
-        return False
+        if seen == self._seen:
+            return
+        self._seen, self._moved = seen, time.monotonic()
+        if self._on_progress:
+            total, left = row["total_steps"], row["remaining_steps"]
+            self._on_progress(Progress(row["status"], total, total - left, row["failed_steps"]))
 
-    def pause(self, run: Run) -> None:
+    def pause(self) -> None:
+        """Wait a little: what is quick is seen at once, what is slow costs few reads."""
         now = time.monotonic()
         if self._ends is not None and now >= self._ends:
             raise WaitTimeout(
-                f"run {run.id} is {self._seen[0]} still; {'; '.join(_reasons(run)) or 'nothing is known of why'}",
+                f"run {self._run.id} is {self._seen[0]} still; {'; '.join(_reasons(self._run)) or 'nothing is known of why'}",
                 hint="it goes on by itself; wait again, or cancel it",
-                run_id=run.id,
+                run_id=self._run.id,
             )
         if now - self._moved > _STALLED_AFTER:
-            self._tell_stall(run)
-        left = self._pause if self._ends is None else min(self._pause, self._ends - now)
-        self._never.wait(max(0.0, left))
-        self._pause = min(self._pause * 1.5, _LONGEST_PAUSE)
+            self._tell_stall()
+        pause = min(_FIRST_PAUSE + _PATIENCE * (now - self._begun), _LONGEST_PAUSE)
+        time.sleep(pause if self._ends is None else max(0.0, min(pause, self._ends - now)))
 
-    def _tell_stall(self, run: Run) -> None:
+    def _tell_stall(self) -> None:
         self._moved = time.monotonic()
-        for reason in _reasons(run):
-            if self._on_stall and reason not in self._told:
+        for reason in _reasons(self._run) if self._on_stall else ():
+            if reason not in self._told and self._on_stall:
                 self._told.add(reason)
                 self._on_stall(reason)
 
 
 def _reasons(run: Run) -> list[str]:
-    return [
-        stall_sentence(row) for row in run.why() if row["status"] == "ready" or row["status"] == "running"
-    ]
+    return [stall_sentence(row) for row in run.why() if row["status"] in ("ready", "running")]
 
 
 def stall_sentence(row: Row) -> str:

@@ -134,7 +134,7 @@ class Pacer:
         for row in released:
             tell_released(row, "lost")
         self.wake(sorted({row["queue"] for row in released}))
-        return len(released) + end_at_limit(self._database, self._settings, lost=True)
+        return len(released) + end_at_limit(self._database, self._settings, lost=True, crash=False)
 
     # --- promised in vain -----------------------------------------------------------------------------------------------------
 
@@ -175,7 +175,7 @@ def end_at_limit(
         loss_limit=settings.loss_limit,
         lease=settings.lease_seconds,
     )
-    return sum(database.attempt(partial(_end_poison, row=row, crash=crash and row["dead"])) for row in rows)
+    return sum(database.attempt(partial(_end_poison, row=row, crash=crash)) for row in rows)
 
 
 def _end_poison(tx: Tx, *, row: Row, crash: bool) -> bool:

@@ -240,7 +240,7 @@ SELECT id, run_id, name, partition, attempt, queue FROM moved;
 -- name: at_limit
 -- Steps of dead processes, or with a lost lease, that have reached their limit of crashes or losses: each ends as failed.
 SELECT s.id AS step, s.worker_id AS worker, s.fence, s.run_id, s.name, s.partition, s.attempt, s.crashes, s.losses,
-       w.node_name, w.pid, w.status = 'dead' AS dead
+       w.node_name, w.pid
   FROM flowstone.steps s JOIN flowstone.workers w ON w.id = s.worker_id CROSS JOIN flowstone.pacer p
  WHERE s.status = 'running'
    AND (s.worker_id = ANY (%(workers)s::bigint[])

@@ -1,0 +1,142 @@
+"""FlowStone on an ordinary Celery app: the same work as durable runs of assets."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import random
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import celery
+
+from flowstone_celery import FlowStone
+from flowstone_celery.assets.partition import encode
+from flowstone_celery.assets.plan import Request, plan
+from flowstone_celery.core import runs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flowstone_celery import Asset, Run
+
+TIMEOUT = 120.0
+FAR = 3600.0
+"""Seconds until the first of the timers that only wait."""
+_BATCH = 500
+_LEAD = 1.0
+
+app = celery.Celery("ours", broker=os.environ["BENCHMARK_BROKER_URL"])
+fs = FlowStone(app)
+partitions = iter(range(10**9))
+
+
+@fs.asset
+def stamp() -> float:
+    """Answer when the first line of user code ran."""
+    return time.time()
+
+
+def ping() -> int:
+    """How many workers answer."""
+    return len(app.control.ping(timeout=0.5))
+
+
+def about() -> dict[str, str]:
+    """The version of Celery that carries us."""
+    return {"celery": celery.__version__}
+
+
+def warm() -> None:
+    """Both children have run something."""
+    for run in [stamp.delay(next(partitions)) for _ in range(16)]:
+        run.get(timeout=TIMEOUT)
+
+
+# --- chain ----------------------------------------------------------------------------------------------------------------------
+
+
+def chain(steps: int) -> float:
+    """Seconds from the call to the last value in the client's hands."""
+    partition = next(partitions)
+    begun = time.perf_counter()
+    fs.materialize_all(f"step_{steps - 1}", partition=partition).get(timeout=TIMEOUT)
+    return time.perf_counter() - begun
+
+
+def _declare_chain(steps: int) -> None:
+    """Assets of which each takes the value of the one before."""
+    for number in range(steps):
+        fs.asset(name=f"step_{number}")(_no_op([f"step_{number - 1}"] if number else []))
+
+
+def _no_op(takes: list[str]) -> Callable[..., Any]:
+    def no_op(**values: int) -> int:
+        """Do nothing."""
+        return next(iter(values.values()), 0)
+
+    no_op.__signature__ = inspect.Signature(  # type: ignore[attr-defined] # read by inspect.signature
+        [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in takes]
+    )
+    return no_op
+
+
+_declare_chain(int(os.environ.get("BENCHMARK_STEPS", "0")))
+
+
+# --- latency --------------------------------------------------------------------------------------------------------------------
+
+
+def latency(samples: int) -> list[float]:
+    """Seconds from each call to the first line of user code, one at a time."""
+    return [_one_latency() for _ in range(samples)]
+
+
+def _one_latency() -> float:
+    partition = next(partitions)
+    called = time.time()
+    started: float = stamp.delay(partition).get(timeout=TIMEOUT)
+    return started - called
+
+
+# --- timers ---------------------------------------------------------------------------------------------------------------------
+
+
+def wait_far(count: int) -> int:
+    """As many runs stand ready, each due at a moment of its own, an hour from now and later. Answers how many."""
+    for begin in range(0, count, _BATCH):
+        batch = range(begin, min(begin + _BATCH, count))
+        with fs.database.transaction() as tx:
+            for number in batch:
+                runs.start(tx, _due_in(stamp, FAR + number), settings=fs.settings)
+    return count
+
+
+def _due_in(asset: Asset[..., Any], seconds: float) -> Any:
+    """The run that `asset.apply_async(countdown=seconds)` starts, to be started with many others in one transaction."""
+    request = Request([asset.name], encode(next(partitions)), due_in=seconds)
+    return plan(fs.catalog, request, lambda _: app.conf.task_default_queue)
+
+
+def timers(samples: int, seconds: float) -> list[float]:
+    """Seconds from each due time to the first line of user code; the due times are spread at random over so many seconds."""
+    waiting = [_timer(_LEAD + random.uniform(0, seconds)) for _ in range(samples)]
+    return [run.get(timeout=TIMEOUT) - due.timestamp() for run, due in waiting]
+
+
+def _timer(countdown: float) -> tuple[Run, datetime]:
+    run = stamp.apply_async(args=(next(partitions),), countdown=countdown)
+    due: datetime = run.steps()[0]["due_at"]
+    return run, due.astimezone(UTC)
+
+
+DEEDS = {
+    "ping": ping,
+    "about": about,
+    "warm": warm,
+    "chain": chain,
+    "latency": latency,
+    "wait_far": wait_far,
+    "timers": timers,
+}

@@ -1,0 +1,145 @@
+"""A side of a benchmark: its worker, and its client process that does what it is asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.servers import Services, serving
+from benchmarks.workers import ROOT, refuse_dead, worker
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Iterator, Mapping
+
+PEERS_PYTHON = ROOT / ".bench-venv" / "bin" / "python"
+
+_OURS = "benchmarks.apps.ours"
+_CELERY = "benchmarks.peers.celery_peer"
+_READY_SECONDS = 60.0
+
+
+class Side:
+    """One side while it runs."""
+
+    def __init__(self, client: subprocess.Popen[str]) -> None:
+        """Talk to this client process."""
+        self._client = client
+
+    def ask(self, deed: str, **options: object) -> Any:
+        """What the deed answers, in the client's process.
+
+        Raises:
+            BenchmarkError: it failed there; the message holds its traceback.
+        """
+        assert self._client.stdin is not None
+        assert self._client.stdout is not None
+        self._client.stdin.write(json.dumps({"deed": deed, "options": options}) + "\n")
+        self._client.stdin.flush()
+        said = json.loads(self._client.stdout.readline() or '{"error": "the client process ended"}')
+        if "error" in said:
+            raise BenchmarkError(f"{deed!r} failed:\n{said['error']}")
+        return said["answer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Both sides, warm; `celery` is None in a benchmark without a peer."""
+
+    ours: Side
+    celery: Side | None
+    machine: dict[str, str]
+
+
+@contextmanager
+def sides(options: Namespace, *, peer: bool = True, **environment: str) -> Iterator[Sides]:
+    """Servers, workers and clients for the block. The variables are for both sides' processes.
+
+    Raises:
+        BenchmarkError: the peers' environment is not there, or a worker does not come up.
+    """
+    python = _peers_python(options.peer_python) if peer else Path()
+    with ExitStack() as stack:
+        services = stack.enter_context(serving())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flowstone-benchmark-logs-")))
+        env = {**_environment(services, folder), **environment}
+        ours = stack.enter_context(
+            _side(Path(sys.executable), _OURS, _with_broker(env, services.broker(0)), options.events, folder)
+        )
+        theirs = (
+            stack.enter_context(
+                _side(python, _CELERY, _with_broker(env, services.broker(1)), options.events, folder)
+            )
+            if peer
+            else None
+        )
+        versions = (theirs or ours).ask("about")
+        yield Sides(ours, theirs, {**services.versions, **versions})
+
+
+@contextmanager
+def _side(python: Path, module: str, env: Mapping[str, str], events: bool, folder: Path) -> Iterator[Side]:
+    """The worker answers and both of its children have worked."""
+    log = folder / f"{module}.log"
+    with (
+        worker(python, module, env=env, events=events, log=log) as process,
+        _client(python, module, env) as side,
+    ):
+        deadline = time.monotonic() + _READY_SECONDS
+        while not side.ask("ping"):
+            refuse_dead(process, log)
+            if time.monotonic() > deadline:
+                raise BenchmarkError(f"the worker of {module} does not answer within {_READY_SECONDS:.0f} s")
+        side.ask("warm")
+        yield side
+
+
+@contextmanager
+def _client(python: Path, module: str, env: Mapping[str, str]) -> Iterator[Side]:
+    process = subprocess.Popen(
+        [str(python), "-m", "benchmarks.client", module],
+        cwd=ROOT,
+        env=dict(env),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield Side(process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _environment(services: Services, folder: Path) -> dict[str, str]:
+    """The caller's variables without settings of ours, which would make figures that cannot be compared."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FLOWSTONE_")}
+    return {
+        **kept,
+        "FLOWSTONE_DATABASE_URL": services.database_url,
+        "FLOWSTONE_REDIS_URL": services.redis_url,
+        "FLOWSTONE_HOME": str(folder),
+    }
+
+
+def _with_broker(env: Mapping[str, str], url: str) -> dict[str, str]:
+    return {**env, "BENCHMARK_BROKER_URL": url}
+
+
+def _peers_python(path: Path) -> Path:
+    if not path.exists():
+        raise BenchmarkError(
+            f"the peers live in an environment of their own, and {path} is not there: run `make bench-venv`, "
+            "or name another interpreter that has them with --peer-python"
+        )
+    return path

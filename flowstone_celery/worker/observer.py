@@ -1,0 +1,130 @@
+"""What monitors see of steps: the message's own task shows its first step, each further step shows as a task of its own."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from celery.events.event import Event, get_exchange
+from celery.utils.time import utcoffset
+
+from flowstone_celery.worker.carrier import args_shown, kwargs_shown
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from flowstone_celery.core.model import Claim
+    from flowstone_celery.errors import FlowStoneError
+    from flowstone_celery.worker.line import Line, Producer
+
+_AT_ONCE = 300
+"""Events in one message."""
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """How the first step of a message ended."""
+
+    claim: Claim
+    event: str
+    error: FlowStoneError | None
+
+
+class StepObserver:
+    """Remembers how the message's first step ended, and gathers Celery's task events of the further ones."""
+
+    def __init__(self, app: Celery, line: Line, message_id: str, hostname: str, *, sends: bool) -> None:
+        """Observe one message. `sends`: the worker sends task events."""
+        self._app = app
+        self._line = line
+        self._message_id = message_id
+        self._hostname = hostname
+        self._sends = sends
+        self._current: str | None = None
+        self._events: list[dict[str, Any]] = []
+        self.first: First | None = None
+
+    def started(self, claim: Claim) -> None:
+        """A further step is a task of its own."""
+        if self.first is None or not self._sends:
+            return
+        self._current = str(uuid4())
+        self._add(
+            "task-received",
+            name=claim.task,
+            args=args_shown(claim.partition),
+            kwargs=kwargs_shown(claim.run_id),
+            root_id=self._message_id,
+            parent_id=self._message_id,
+            retries=claim.failures,
+            eta=None,
+            expires=None,
+        )
+        self._add("task-started")
+
+    def ended(self, claim: Claim, event: str, error: FlowStoneError | None, seconds: float) -> None:
+        """The step was settled, or was another's by then."""
+        if self.first is None:
+            self.first = First(claim, event, error)
+        elif self._current is not None:
+            self._add(*_shown(event, error, seconds))
+
+    def revoked(self) -> None:
+        """The message's own task shows as cancelled; Celery itself has no word for that from inside a task."""
+        if self._sends:
+            self._current = self._message_id
+            self._add(*_shown("cancelled", None, 0.0))
+
+    def flush(self) -> None:
+        """What was gathered has left, or is forgotten if the broker is away: monitors may miss it, the rows do not."""
+        events, self._events = self._events, []
+        if events:
+            self._line.use(lambda producer: self._publish(producer, events))
+
+    def _add(self, kind: str, _fields: dict[str, Any] | None = None, /, **fields: Any) -> None:
+        self._events.append(
+            Event(
+                kind,
+                uuid=self._current,
+                hostname=self._hostname,
+                utcoffset=utcoffset(),
+                pid=os.getpid(),
+                clock=self._app.clock.forward(),
+                timestamp=time.time(),
+                **fields,
+                **(_fields or {}),
+            )
+        )
+
+    def _publish(self, producer: Producer, events: list[dict[str, Any]]) -> None:
+        exchange = get_exchange(producer.connection, name=self._app.conf.event_exchange)
+        for begin in range(0, len(events), _AT_ONCE):
+            producer.publish(
+                events[begin : begin + _AT_ONCE],
+                exchange=exchange.name,
+                routing_key="task.multi",
+                declare=[exchange],
+                serializer=self._app.conf.event_serializer,
+                headers={"hostname": self._hostname},
+                delivery_mode=1,
+            )
+
+
+def _shown(event: str, error: FlowStoneError | None, seconds: float) -> tuple[str, dict[str, Any]]:
+    """Celery's event for how a step ended."""
+    match event:
+        case "succeeded" | "skipped":
+            return "task-succeeded", {"result": event, "runtime": seconds}
+        case "failed":
+            return "task-failed", {"exception": str(error), "traceback": _traceback(error)}
+        case "cancelled":
+            return "task-revoked", {"terminated": False, "signum": None, "expired": False}
+        case _:
+            return "task-retried", {"exception": str(error or event), "traceback": _traceback(error)}
+
+
+def _traceback(error: FlowStoneError | None) -> str:
+    return str((error.facts if error else {}).get("traceback") or "")

@@ -1,0 +1,1 @@
+"""Real Celery workers, in processes of their own."""

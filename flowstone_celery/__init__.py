@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flowstone_celery.app import FlowStone
-    from flowstone_celery.assets.declared import Asset, Pipeline
     from flowstone_celery.assets.context import Context
+    from flowstone_celery.assets.declared import Asset, Pipeline
     from flowstone_celery.assets.handle import Run
     from flowstone_celery.config import Settings
     from flowstone_celery.errors import FlowStoneError

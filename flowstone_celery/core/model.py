@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import UUID
 
@@ -238,8 +239,8 @@ class Place:
 def place_name() -> str:
     """The name of this machine's boot and pid namespace."""
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as boot:
-            return f"{boot.read().strip()}:{os.readlink('/proc/self/ns/pid')}"
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}:{Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return f"{os.uname().nodename}:{os.uname().release}"
 
@@ -253,8 +254,9 @@ def pid_started(pid: int) -> int | None:
 def proc_state(pid: int) -> tuple[str, int] | None:
     """The process's state letter (T: stopped, Z: zombie) and start time, or None if there is none."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
-            fields = stat.read().rpartition(")")[2].split()
+        fields = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        )
     except OSError:
         return None
     return fields[0], int(fields[19])

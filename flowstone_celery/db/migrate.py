@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import flowstone_celery
 from flowstone_celery.db import schema as schema_page
 from flowstone_celery.errors import DatabaseUnavailable
 
@@ -80,7 +79,7 @@ def as_sql(schema: str = schema_page.SCHEMA) -> str:
 
 def revisions_folder() -> Path:
     """Where the revisions lie: inside the installed package, else beside it in a checkout."""
-    package = Path(flowstone_celery.__file__).parent
+    package = Path(__file__).parents[1]
     shipped = package / "_migrations"
     return shipped if shipped.is_dir() else package.parent / "migrations"
 

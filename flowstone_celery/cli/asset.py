@@ -1,0 +1,302 @@
+"""`flowstone asset`: what is declared, how it stands, and making it."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flowstone_celery.cli.desk import desk
+from flowstone_celery.cli.show import mark, put_facts, put_json, put_rows, put_table, sized, slice_of, when
+from flowstone_celery.cli.verbs import Duration, Verbs, json_option, partition_option
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from flowstone_celery.app import FlowStone
+    from flowstone_celery.assets.asset import AssetSpec
+    from flowstone_celery.assets.handle import Run
+    from flowstone_celery.assets.partition import PartitionKey
+    from flowstone_celery.assets.reader import AssetStatus
+
+
+@click.group(cls=Verbs)
+def asset() -> None:
+    """Assets: list, look, draw, make, read."""
+
+
+# --- what is declared -------------------------------------------------------------------------------------------------------------
+
+
+@asset.command()
+@click.argument("pattern", required=False)
+@click.option("--tag", multiple=True, help="Only assets with this tag; may be repeated.")
+@click.option("--owner", help="Only assets of this owner.")
+@json_option
+def ls(*, pattern: str | None, tag: tuple[str, ...], owner: str | None, as_json: bool) -> None:
+    """List the declared assets. PATTERN is a name, or one with * and ?."""
+    fs = desk().house
+    made = _made(fs)
+    specs = [
+        spec
+        for spec in fs.catalog.list()
+        if (pattern is None or fnmatchcase(spec.qualified, pattern) or fnmatchcase(spec.name, pattern))
+        and set(tag) <= set(spec.tags)
+        and owner in (None, spec.owner)
+    ]
+    rows = [_listed(fs, spec, made.get(spec.qualified)) for spec in specs]
+    if as_json:
+        put_rows(rows)
+        return
+    heads = ("asset", "needs", "partitions", "newest", "description")
+    put_table(heads, [_as_cells(row) for row in rows], empty="No asset is declared, or none fits.")
+
+
+def _made(fs: FlowStone) -> Mapping[str, Mapping[str, Any]]:
+    """For each asset how many partitions have a value; nothing where no database is there to tell."""
+    from flowstone_celery.errors import SchemaMismatch, ServiceUnavailable
+    from flowstone_celery.record import values
+
+    try:
+        return values.summary(fs.database)
+    except (ServiceUnavailable, SchemaMismatch) as error:
+        click.echo(f"! what is made is not known: {error.message}", err=True)
+        return {}
+
+
+def _listed(fs: FlowStone, spec: AssetSpec, made: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {
+        "asset": spec.qualified,
+        "needs": list(fs.catalog.graph().needs(spec.qualified)),
+        "partitions": made["partitions"] if made else 0,
+        "newest": made["newest"] if made else None,
+        "description": spec.description,
+        "tags": list(spec.tags),
+        "owner": spec.owner,
+        "queue": spec.queue,
+        "place": spec.place,
+    }
+
+
+def _as_cells(row: Mapping[str, Any]) -> Sequence[object]:
+    needs = ", ".join(row["needs"])
+    return (row["asset"], needs, row["partitions"] or "", when(row["newest"]), row["description"])
+
+
+@asset.command()
+@click.argument("name")
+@partition_option
+@json_option
+def show(*, name: str, partition: PartitionKey, as_json: bool) -> None:
+    """Show an asset: its declaration, who needs it, and its newest versions."""
+    from flowstone_celery.assets import partition as partitions
+    from flowstone_celery.record import values
+
+    fs = desk().house
+    spec = fs.catalog.fetch(name)
+    facts = _declared(fs, spec)
+    versions = values.versions(fs.database, spec.qualified, partitions.encode(partition))
+    if as_json:
+        put_json({**facts, "versions": versions})
+        return
+    put_facts(facts)
+    click.echo()
+    cells = [
+        (
+            each["id"],
+            when(each["settled_at"]),
+            sized(each["size"]),
+            each["io"],
+            each["code_version"],
+            each["run_id"],
+        )
+        for each in versions
+    ]
+    put_table(
+        ("version", "made", "size", "io", "code", "run"),
+        cells,
+        empty=f"No value yet: flowstone asset run {name}",
+    )
+
+
+def _declared(fs: FlowStone, spec: AssetSpec) -> dict[str, Any]:
+    graph = fs.catalog.graph()
+    return {
+        "asset": spec.qualified,
+        "description": spec.description,
+        "place": spec.place,
+        "needs": graph.needs(spec.qualified),
+        "needed by": graph.needed_by(spec.qualified),
+        "owner": spec.owner,
+        "tags": spec.tags,
+        "queue": spec.queue,
+        "priority": spec.priority or None,
+        "retries": spec.retries or None,
+        "timeout": spec.timeout,
+        "io": spec.io,
+        "code version": spec.code_version,
+        "metadata": spec.metadata or None,
+    }
+
+
+@asset.command()
+@click.argument("name", required=False)
+@click.option(
+    "--format", "form", type=click.Choice(["ascii", "mermaid", "dot"]), default="ascii", show_default=True
+)
+def graph(*, name: str | None, form: Any) -> None:
+    """Draw who needs whom; with NAME only what it stands on."""
+    click.echo(desk().house.graph(name, format=form))
+
+
+# --- how it stands ----------------------------------------------------------------------------------------------------------------
+
+
+@asset.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@partition_option
+@json_option
+def status(*, names: tuple[str, ...], partition: PartitionKey, as_json: bool) -> None:
+    """Show how assets stand for a partition: their newest attempt, and the value they have."""
+    fs = desk().house
+    wanted = names or [spec.qualified for spec in fs.catalog.list()]
+    found = [fs.status(name, partition=partition) for name in wanted]
+    if as_json:
+        put_rows([_standing(each) for each in found])
+        return
+    cells = [
+        (
+            mark(each.state),
+            slice_of(each.asset, each.partition),
+            each.version,
+            when(each.materialized_at),
+            _error_line(each),
+        )
+        for each in found
+    ]
+    put_table(("state", "asset", "version", "made", "error"), cells, empty="No asset is declared.")
+
+
+def _standing(found: AssetStatus) -> dict[str, Any]:
+    names = ("asset", "partition", "state", "version", "materialized_at", "run_id", "error")
+    return {name: getattr(found, name) for name in names}
+
+
+def _error_line(found: AssetStatus) -> str:
+    return str((found.error or {}).get("message", "")).partition("\n")[0]
+
+
+@asset.command()
+@click.argument("name")
+@partition_option
+@json_option
+def get(*, name: str, partition: PartitionKey, as_json: bool) -> None:
+    """Print an asset's current value: text as it is, anything else as JSON."""
+    from flowstone_celery import codec
+
+    fs = desk().house
+    value = fs.get(name, partition=partition)
+    if isinstance(value, str) and not as_json:
+        click.echo(value)
+        return
+    click.echo(codec.canonical(value, where=f"the value of {name!r}") if as_json else _pretty(value))
+
+
+def _pretty(value: Any) -> str:
+    import orjson
+
+    from flowstone_celery import codec
+
+    return orjson.dumps(orjson.loads(codec.encode(value)), option=orjson.OPT_INDENT_2).decode()
+
+
+# --- making it --------------------------------------------------------------------------------------------------------------------
+
+
+@asset.command("run")
+@click.argument("name")
+@partition_option
+@click.option("--all", "everything", is_flag=True, help="Make it and everything it stands on anew.")
+@click.option("--only", is_flag=True, help="Make it alone; what it needs must be there.")
+@click.option("--force", is_flag=True, help="Make it anew though it has a value.")
+@click.option("--queue", help="Send all steps to this queue.")
+@click.option("--priority", type=int, help="Larger runs sooner.")
+@click.option("--key", help="Idempotency key: the same key starts one run only.")
+@click.option(
+    "--wait/--no-wait", default=True, show_default=True, help="Show the steps until the run has ended."
+)
+@click.option("--timeout", type=Duration(), help="Wait no longer than this; the run goes on (exit 5).")
+@click.option("--inline", is_flag=True, help="Do the work in this process, without Celery.")
+@click.option("--json", "as_json", is_flag=True, help="Write the run as JSON on stdout, the rest on stderr.")
+def make(
+    *,
+    name: str,
+    partition: PartitionKey,
+    everything: bool,
+    only: bool,
+    force: bool,
+    wait: bool,
+    timeout: float | None,
+    inline: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Make an asset, and first whatever it needs and is missing; nothing is made that is there already."""
+    from flowstone_celery.cli import waiting
+
+    fs = desk().house
+    here = inline or fs.mode == "inline"
+    _check_options(
+        everything=everything, only=only, here=here, wait=wait, timeout=timeout, queue=options["queue"]
+    )
+    if not (everything or only or force) and fs.exists(name, partition=partition):
+        _tell_present(fs, name, partition, as_json=as_json)
+        return
+    run = _begin(fs, name, partition, everything=everything, only=only, force=force, inline=here, **options)
+    if not wait:
+        waiting.tell_begun(run, as_json=as_json)
+    elif here:
+        waiting.do_here(run, lambda: fs.resume(run.id), as_json=as_json)
+    else:
+        waiting.wait_for(run, timeout=timeout, as_json=as_json)
+
+
+def _check_options(
+    *, everything: bool, only: bool, here: bool, wait: bool, timeout: float | None, queue: str | None
+) -> None:
+    if everything and only:
+        raise click.UsageError("--all and --only contradict each other.")
+    if here and (not wait or timeout is not None or queue is not None):
+        raise click.UsageError(
+            "Inline, this process does the work: --no-wait, --timeout and --queue have no meaning then."
+        )
+
+
+def _tell_present(fs: FlowStone, name: str, partition: PartitionKey, *, as_json: bool) -> None:
+    found = fs.status(name, partition=partition)
+    if as_json:
+        put_json(_standing(found))
+        return
+    subject = slice_of(found.asset, found.partition)
+    click.echo(
+        f"{subject} has a value already (version {found.version}, {when(found.materialized_at)}). --force makes it anew."
+    )
+
+
+def _begin(
+    fs: FlowStone,
+    name: str,
+    partition: PartitionKey,
+    *,
+    everything: bool,
+    only: bool,
+    force: bool,
+    **options: Any,
+) -> Run:
+    given = {**options, "drain": False, "requested_by": desk().actor}
+    if everything:
+        return fs.materialize_all(name, partition=partition, **given)
+    if only:
+        return fs.materialize(name, partition=partition, **given)
+    return fs.run(name, partition=partition, force=force, **given)

@@ -30,6 +30,11 @@ _Work: TypeAlias = "Callable[[Tx], list[WakeUp]]"
 _LOST_BATCH = 500
 _CAPACITY_EVERY = 1.0
 _IDLE_BEFORE_AGAIN = 2.0
+_FORGET_EVERY = 60.0
+_FORGET_AFTER = 86_400.0
+_FORGET_EVERY = 60.0
+_FORGOTTEN_AFTER = 3_600.0
+"""Seconds without a beat after which a node is history."""
 
 
 class Pacer:
@@ -44,6 +49,7 @@ class Pacer:
         self._holding = False
         self._pace_again = 0.0
         self._capacity_again = 0.0
+        self._forget_again = 0.0
         self._idle_since: dict[str, float] = {}
 
     @property
@@ -81,6 +87,11 @@ class Pacer:
             self._finish_cancelling()
         lost = self._take_back() if agenda["lost"] else 0
         again = self._wake_again(begun) if begun >= self._capacity_again else 0
+        if begun >= self._forget_again:
+            self._forget_again = begun + _FORGET_EVERY
+            self._database.once(SQL["forget_nodes"], after=_FORGET_AFTER)
+        if begun >= self._forget_again:
+            self._forget(begun)
         if due or lost or again:
             emit(
                 "flowstone.pacer.sweep",
@@ -114,6 +125,13 @@ class Pacer:
     def _finish_cancelling(self) -> None:
         for row in self._database.once(SQL["cancelling"], limit=100):
             runs.cancel_steps(self._database, row["id"])
+
+    def _forget(self, now: float) -> None:
+        """Nodes and processes that have long gone silent no longer count as alive."""
+        self._forget_again = now + _FORGET_EVERY
+        after = max(_FORGOTTEN_AFTER, 10 * self._settings.lease_seconds)
+        self._database.once(SQL["forget_nodes"], after=after)
+        self._database.once(SQL["forget_workers"], after=after)
 
     # --- lost leases ----------------------------------------------------------------------------------------------------------
 

@@ -270,8 +270,9 @@ WITH RECURSIVE
          ORDER BY s.due_at, s.id LIMIT (SELECT places FROM room) FOR NO KEY UPDATE OF s SKIP LOCKED
     ) c LIMIT (SELECT places FROM room)
 )
+-- An array, not a join: how many the limit lets through is not known to the planner, which would read the whole table for it.
 UPDATE flowstone.steps s SET sent_at = flowstone.now(), sends = 0
-  FROM chosen c WHERE s.id = c.id AND s.status = 'ready'
+ WHERE s.id = ANY (ARRAY(SELECT id FROM chosen)) AND s.status = 'ready'
 RETURNING s.id, s.run_id, s.name, s.partition, s.task, s.queue;
 
 -- name: promise_again
@@ -283,7 +284,7 @@ WITH chosen AS (
      ORDER BY s.priority DESC, s.sent_at LIMIT %(places)s FOR NO KEY UPDATE OF s SKIP LOCKED
 )
 UPDATE flowstone.steps s SET sent_at = flowstone.now(), sends = least(s.sends + 1, 10)
-  FROM chosen c WHERE s.id = c.id AND s.status = 'ready'
+ WHERE s.id = ANY (ARRAY(SELECT id FROM chosen)) AND s.status = 'ready'
 RETURNING s.id, s.run_id, s.name, s.partition, s.task, s.queue;
 
 -- name: note

@@ -319,7 +319,7 @@ def test_a_statement_without_arrows_moves_nothing(lab: Lab) -> None:
 
 
 NODE_STATEMENTS = ("register_node", "drain_node", "leave_node", "forget_nodes", "beat")
-WORKER_STATEMENTS = ("register_worker", "bury", "beat")
+WORKER_STATEMENTS = ("register_worker", "bury", "beat", "forget_workers")
 
 
 def _node_in(lab: Lab, status: str) -> UUID:
@@ -363,7 +363,7 @@ def test_a_worker_moves_if_and_only_if_the_arrow_exists(lab: Lab, name: str) -> 
         lab.sql(
             "UPDATE flowstone.workers SET status = %(status)s WHERE id = %(id)s", status=status, id=worker
         )
-        values = {**PARAMETERS, "node": uuid4(), "alive": [worker], "workers": [worker]}
+        values = {**PARAMETERS, "node": uuid4(), "alive": [worker], "workers": [worker], "after": -1e8}
         lab.database.once(statement, **values)
         after = lab.scalar("SELECT status FROM flowstone.workers WHERE id = %(id)s", id=worker)
         if after != status:

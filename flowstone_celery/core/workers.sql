@@ -66,3 +66,10 @@ SELECT n.*, n.alive_until > flowstone.now() AS alive,
 UPDATE flowstone.nodes SET status = 'gone'
  WHERE status IN ('live', 'draining') AND alive_until < flowstone.now() - make_interval(secs => %(after)s)
 RETURNING id;
+
+-- name: forget_workers (worker: live -> dead)
+-- So are processes of machines that are gone for good, once they hold nothing.
+UPDATE flowstone.workers w SET status = 'dead'
+ WHERE w.status = 'live' AND w.alive_until < flowstone.now() - make_interval(secs => %(after)s)
+   AND NOT EXISTS (SELECT 1 FROM flowstone.steps s WHERE s.worker_id = w.id AND s.status = 'running')
+RETURNING w.id;

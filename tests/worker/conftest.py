@@ -16,10 +16,10 @@ from uuid import uuid4
 import psutil
 import pytest
 import redis
-from worker import shop
 
 from flowstone_celery.core import doctor
 from flowstone_celery.db.statements import Statement
+from worker import shop
 
 if TYPE_CHECKING:
     from flowstone_celery.config import Settings
@@ -27,6 +27,17 @@ if TYPE_CHECKING:
     from flowstone_celery.testing.databases import Databases
 
 T = TypeVar("T")
+COMMAND = [
+    "-m",
+    "celery",
+    "-A",
+    "worker.shop",
+    "worker",
+    "--without-mingle",
+    "--without-gossip",
+    "-l",
+    "INFO",
+]
 TESTS = Path(__file__).parents[1]
 
 
@@ -101,21 +112,7 @@ class Site:
         log = self.scratch / f"{name}.log"
         with log.open("wb") as page:
             process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "celery",
-                    "-A",
-                    "worker.shop",
-                    "worker",
-                    "-n",
-                    name,
-                    "-P",
-                    pool,
-                    "-c",
-                    str(slots),
-                ]
-                + ["--without-mingle", "--without-gossip", "-l", "INFO", *arguments],
+                [sys.executable, *COMMAND, "-n", name, "-P", pool, "-c", str(slots), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=page,
                 stderr=subprocess.STDOUT,

@@ -2,20 +2,157 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
 
 import pytest
+
+from flowstone_celery.core.model import WakeUp
+from flowstone_celery.errors import RunFailed
+from flowstone_celery.worker.carrier import CeleryCarrier
+from worker import shop
 from worker.conftest import Site, Worker, until
 
 pytestmark = pytest.mark.worker
 
 
+@pytest.fixture(scope="module")
+def worker(module_site: Site) -> Iterator[Worker]:
+    """One worker that sends task events, for the whole module."""
+    yield module_site.start("-E", slots=2)
+    module_site.close()
+
+
 @pytest.fixture
-def worker(site: Site) -> Worker:
-    return site.start()
+def site(module_site: Site, worker: Worker) -> Site:
+    """The module's site; its worker goes on."""
+    return module_site
 
 
-def test_a_step_runs_by_its_wakeup(site: Site, worker: Worker) -> None:
+class Monitor:
+    """Listens to Celery's events as Flower does."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+        self._stop = False
+        self._thread = threading.Thread(target=self._listen)
+
+    def __enter__(self) -> Monitor:
+        ready = threading.Event()
+        self._ready = ready
+        self._thread.start()
+        assert ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop = True
+        self._thread.join(10)
+
+    def _listen(self) -> None:
+        with shop.app.connection_for_read() as link:
+            receiver = shop.app.events.Receiver(link, handlers={"*": self.events.append})
+            with receiver.consumer_context() as (connection, _channel, _consumers):
+                self._ready.set()
+                while not self._stop:
+                    with suppress(TimeoutError):
+                        connection.drain_events(timeout=0.1)
+
+    def of(self, kind: str, name: str = "") -> list[dict[str, Any]]:
+        """Events of this kind, of tasks of this name."""
+        named = {each["uuid"] for each in list(self.events) if name and each.get("name") == name}
+        return [
+            each for each in list(self.events) if each["type"] == kind and (not name or each["uuid"] in named)
+        ]
+
+
+def test_a_step_runs_by_its_wakeup(site: Site) -> None:
     run = site.fs.run("quick", partition="one")
     assert run.get(timeout=10) == "one"
     assert len(site.notes("quick-one")) == 1
+
+
+def test_doubled_messages_change_nothing(site: Site) -> None:
+    run = site.fs.run("quick", partition="twice")
+    (step,) = site.steps(run)
+    hint = WakeUp(step["id"], run.uuid, step["name"], step["partition"], step["task"], step["queue"])
+    carrier = CeleryCarrier(shop.app, site.settings)
+    carrier.send([hint] * 40)
+    assert run.get(timeout=10) == "twice"
+    until(
+        lambda: site.broker.llen("celery") == 0 and site.broker.hlen("unacked") == 0,
+        what="all of them to be consumed",
+    )
+    carrier.close()
+    assert len(site.notes("quick-twice")) == 1
+    assert site.events(run).count("step.running") == 1
+
+
+def test_a_wakeup_shows_partition_and_run_and_stays_small(site: Site, worker: Worker) -> None:
+    with site.broker.monitor() as monitor:
+        run = site.fs.run("quick", partition="shown")
+        pushed = next(each["command"] for each in monitor.listen() if "shop.quick" in each["command"])
+    message = json.loads(pushed[pushed.index("{") :].encode().decode("unicode_escape"))
+    headers = message["headers"]
+    assert headers["argsrepr"] == "('shown',)"
+    assert headers["kwargsrepr"] == f"{{'run': '{run.id}'}}"
+    assert headers["flowstone"] == {"step": site.steps(run)[0]["id"], "v": 1}
+    assert len(pushed) < 1_500
+    run.get(timeout=10)
+
+
+def test_a_chain_goes_on_inline_and_shows_each_step_under_its_own_name(site: Site, worker: Worker) -> None:
+    before = worker.said("received")
+    with Monitor() as monitor:
+        run = site.fs.materialize_all("third")
+        assert run.get(timeout=10) == 3
+        until(lambda: len(monitor.of("task-succeeded")) >= 3, what="three successes")
+    assert worker.said("received") - before == 1
+    for name in ("shop.first", "shop.second", "shop.third"):
+        kinds = [monitor.of(kind, name) for kind in ("task-received", "task-started", "task-succeeded")]
+        assert [len(each) for each in kinds] == [1, 1, 1], name
+    (third,) = monitor.of("task-received", "shop.third")
+    assert third["kwargs"] == f"{{'run': '{run.id}'}}"
+    assert len({each["uuid"] for each in monitor.of("task-received")}) == 3
+
+
+def test_a_failed_step_shows_as_failure_and_its_message_is_acknowledged(site: Site) -> None:
+    with Monitor() as monitor:
+        run = site.fs.run("broken")
+        with pytest.raises(RunFailed, match="boom"):
+            run.get(timeout=10)
+        (failed,) = until(lambda: monitor.of("task-failed", "shop.broken"), what="the failure")
+    assert "boom" in failed["exception"]
+    until(lambda: site.broker.hlen("unacked") == 0, what="the acknowledgement")
+
+
+def test_a_step_that_will_be_tried_again_shows_as_retry_and_nothing_is_republished(
+    site: Site, worker: Worker
+) -> None:
+    before = worker.said("Task shop.fickle")
+    with Monitor() as monitor:
+        run = site.fs.run("fickle")
+        (retried,) = until(lambda: monitor.of("task-retried", "shop.fickle"), what="the retry")
+    assert "not yet" in retried["exception"]
+    (step,) = site.steps(run)
+    assert (step["status"], step["failures"]) == ("ready", 1)
+    assert site.broker.llen("celery") == 0
+    assert worker.said("Task shop.fickle") - before == 2  # received, retry
+    run.cancel()
+
+
+def test_a_plain_celery_call_starts_one_run_for_one_task_id(site: Site) -> None:
+    for _ in range(2):
+        shop.app.send_task("shop.quick", kwargs={"partition": "plain"}, task_id="order-7")
+    until(lambda: site.notes("quick-plain"), what="the run")
+    until(lambda: site.broker.llen("celery") == 0 and site.broker.hlen("unacked") == 0)
+    rows = site.rows("SELECT * FROM flowstone.runs WHERE partition = 'plain'")
+    assert [row["idempotency_key"] for row in rows] == ["order-7"]
+    assert len(site.notes("quick-plain")) == 1
+
+
+def test_the_users_own_tasks_go_on_as_before(site: Site, worker: Worker) -> None:
+    shop.plain.delay()
+    until(lambda: worker.said("Task worker.shop.plain") == 2, what="the task")

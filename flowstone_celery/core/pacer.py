@@ -31,8 +31,6 @@ _LOST_BATCH = 500
 _CAPACITY_EVERY = 1.0
 _IDLE_BEFORE_AGAIN = 2.0
 _FORGET_EVERY = 60.0
-_FORGET_AFTER = 86_400.0
-_FORGET_EVERY = 60.0
 _FORGOTTEN_AFTER = 3_600.0
 """Seconds without a beat after which a node is history."""
 
@@ -87,9 +85,6 @@ class Pacer:
             self._finish_cancelling()
         lost = self._take_back() if agenda["lost"] else 0
         again = self._wake_again(begun) if begun >= self._capacity_again else 0
-        if begun >= self._forget_again:
-            self._forget_again = begun + _FORGET_EVERY
-            self._database.once(SQL["forget_nodes"], after=_FORGET_AFTER)
         if begun >= self._forget_again:
             self._forget(begun)
         if due or lost or again:

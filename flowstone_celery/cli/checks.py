@@ -53,6 +53,8 @@ class Patient:
     """What is looked at; a part that is away is None, and the checks that need it are left out."""
 
     settings: Settings
+    name: str = "<your app>"
+    """As `celery -A` takes it."""
     fs: FlowStone | None = None
     database: Database | None = None
 
@@ -65,7 +67,7 @@ class Patient:
 def examine(desk: Desk) -> Iterator[Finding]:
     """Every finding, one after the other; no error escapes, each becomes a finding."""
     try:
-        patient = Patient(desk.own_settings)
+        patient = Patient(desk.own_settings, desk.app_name or "<your app>")
     except ConfigError as error:
         yield _of("settings", error)
         return
@@ -199,14 +201,13 @@ def _workers(patient: Patient) -> Iterator[Finding]:
     assert patient.database is not None
     rows = patient.database.once(SQL["nodes"])
     alive = [row for row in rows if row["alive"]]
-    name = "<your app>" if patient.fs is None else patient.fs.namespace
     for row in rows:
         if not row["alive"]:
             yield Finding(
                 "workers", Level.WARN, f"{row['name']} (pid {row['pid']}) no longer beats", "start it again"
             )
     if not alive:
-        yield Finding("workers", Level.WARN, "no worker is alive", f"celery -A {name} worker")
+        yield Finding("workers", Level.WARN, "no worker is alive", f"celery -A {patient.name} worker")
         return
     unknown = (
         sorted(set(patient.fs.knows()) - {task for row in alive for task in row["knows"]})

@@ -24,7 +24,7 @@ def up(*, as_json: bool, migrate: bool) -> None:
     from flowstone_celery.embedded import servers
 
     begun, home = time.monotonic(), desk().settings.home
-    _refuse_in_production()
+    refuse_in_production()
     found = servers.up(home, on_progress=lambda text: click.echo(f"  {text}", err=True))
     if migrate:
         migrate_database(found.database_url)
@@ -43,7 +43,8 @@ def up(*, as_json: bool, migrate: bool) -> None:
     put_facts(urls)
 
 
-def _refuse_in_production() -> None:
+def refuse_in_production() -> None:
+    """Return if this installation may use embedded servers. Raises ConfigError."""
     from flowstone_celery.errors import ConfigError
 
     if desk().settings.env == "production":

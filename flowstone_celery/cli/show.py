@@ -62,9 +62,8 @@ def mark(status: str, word: str | None = None) -> Text:
     from rich.text import Text
 
     shape, plain, color = _SHAPES.get(status, ("?", "?", ""))
-    return Text(
-        f"{shape if _has_shapes() else plain} {status if word is None else word}".rstrip(), style=color
-    )
+    text = status if word is None else word
+    return Text(f"{shape if _has_shapes() else plain} {text}", style=color)
 
 
 def _has_shapes() -> bool:

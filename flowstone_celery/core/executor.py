@@ -174,7 +174,7 @@ class Executor:
             found = steps.claim(tx, step, worker=worker, knows=knows) if step is not None else None
             return found or steps.claim_next(tx, queue, worker=worker, knows=knows, only_run=only_run)
 
-        claim = self._database.attempt(work)
+        claim = self._database.by_statement(work)
         faults.point("claim.after_commit")
         return claim
 

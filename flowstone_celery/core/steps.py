@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from flowstone_celery.core.model import PROTOCOL, Claim, RetryPolicy, WakeUp
@@ -31,10 +32,17 @@ class Moved:
     delay: float = 0.0
 
 
+@lru_cache(maxsize=64)
+def _array(names: tuple[str, ...]) -> str:
+    """The names as the text of a Postgres array: made once, where psycopg would walk the list at each claim."""
+    quoted = (name.replace("\\", "\\\\").replace('"', '\\"') for name in names)
+    return "{" + ",".join(f'"{name}"' for name in quoted) + "}"
+
+
 def claim(tx: Tx, step: int, *, worker: int, knows: Sequence[str], relaxed: bool = True) -> Claim | None:
     """Claim this very step, if it is still ready, due and known here."""
     row = tx.row(
-        SQL["claim"], step=step, worker=worker, knows=list(knows), protocol=PROTOCOL, relaxed=relaxed
+        SQL["claim"], step=step, worker=worker, knows=_array(tuple(knows)), protocol=PROTOCOL, relaxed=relaxed
     )
     return Claim.of(row) if row else None
 
@@ -49,7 +57,13 @@ def claim_next(
     relaxed: bool = True,
 ) -> Claim | None:
     """Claim the queue's next ready step that this worker may run, by priority, due time and id."""
-    values = {"queue": queue, "worker": worker, "knows": list(knows), "protocol": PROTOCOL, "only_run": only_run}
+    values = {
+        "queue": queue,
+        "worker": worker,
+        "knows": _array(tuple(knows)),
+        "protocol": PROTOCOL,
+        "only_run": only_run,
+    }
     row = tx.row(SQL["claim_next"], **values, relaxed=relaxed) or tx.row(
         SQL["claim_promised"], **values, relaxed=relaxed
     )

@@ -253,6 +253,11 @@ class Database:
                 time.sleep(random.uniform(0.002, 0.01) * nth)
         raise AssertionError("unreachable")
 
+    def by_statement(self, work: Callable[[Tx], T]) -> T:
+        """Run the work on one connection on which each statement commits by itself."""
+        with self.connection(autocommit=True) as connection:
+            return work(Tx(connection, self.schema))
+
     def once(self, statement: Statement, **values: object) -> list[Row]:
         """Run one statement that commits by itself, and return its rows."""
         with self.connection(autocommit=True) as connection:

@@ -181,7 +181,7 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery's cla
         )
         if task not in self._refused:
             self._refused.add(task)
-            log.warning("a step of task %r came to this worker, which %s; others may run it", task, why)
+            log.warning("a step came to this worker, which %s; its row waits for another", why)
 
     # --- advice -----------------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What monitors see of steps: the message's own task shows its first step, each further step shows as a task of its own."""
+"""What monitors see of steps: the message's own task shows the step it named, each further step shows as a task of its own."""
 
 from __future__ import annotations
 
@@ -25,19 +25,21 @@ _AT_ONCE = 300
 
 
 @dataclass(frozen=True, slots=True)
-class First:
-    """How the first step of a message ended."""
+class Named:
+    """How the step that a message named ended."""
 
-    claim: Claim
     event: str
     error: FlowStoneError | None
 
 
 class StepObserver:
-    """Remembers how the message's first step ended, and gathers Celery's task events of the further ones."""
+    """Remembers how the step that the message named ended, and gathers Celery's task events of all further ones."""
 
-    def __init__(self, app: Celery, line: Line, message_id: str, hostname: str, *, sends: bool) -> None:
-        """Observe one message. `sends`: the worker sends task events."""
+    def __init__(
+        self, app: Celery, line: Line, step: int, message_id: str, hostname: str, *, sends: bool
+    ) -> None:
+        """Observe the message that named this step. `sends`: the worker sends task events."""
+        self._step = step
         self._app = app
         self._line = line
         self._message_id = message_id
@@ -45,11 +47,15 @@ class StepObserver:
         self._sends = sends
         self._current: str | None = None
         self._events: list[dict[str, Any]] = []
-        self.first: First | None = None
+        self.named: Named | None = None
+        self.further = 0
 
     def started(self, claim: Claim) -> None:
         """A further step is a task of its own."""
-        if self.first is None or not self._sends:
+        if claim.id == self._step and self.named is None:
+            return
+        self.further += 1
+        if not self._sends:
             return
         self._current = str(uuid4())
         self._add(
@@ -67,8 +73,8 @@ class StepObserver:
 
     def ended(self, claim: Claim, event: str, error: FlowStoneError | None, seconds: float) -> None:
         """The step was settled, or was another's by then."""
-        if self.first is None:
-            self.first = First(claim, event, error)
+        if claim.id == self._step and self.named is None:
+            self.named = Named(event, error)
         elif self._current is not None:
             self._add(*_shown(event, error, seconds))
 

@@ -83,18 +83,18 @@ class StepTask(Task):  # type: ignore[misc]  # Celery's classes are untyped
     def _work(self, house: House, step: int) -> str:
         seat, request = seat_of(self.app, house), self.request
         observer = StepObserver(
-            self.app, seat.line, request.id, request.hostname or "", sends=seat.place.sends_events
+            self.app, seat.line, step, request.id, request.hostname or "", sends=seat.place.sends_events
         )
         queue = (request.delivery_info or {}).get("routing_key") or self.app.conf.task_default_queue
         with seat.taken():
             try:
-                count = seat.executor.work(step, queue, observer=observer)
+                seat.executor.work(step, queue, observer=observer)
             except DatabaseUnavailable as error:
                 # Nothing was claimed; the row is still ready and the sweep wakes somebody when the database is back.
                 raise Retry("the database is away", exc=_plain(error)) from None
             finally:
                 observer.flush()
-            return _shown(observer, count)
+            return _shown(observer)
 
     # --- a plain call -----------------------------------------------------------------------------------------------------------
 
@@ -113,20 +113,20 @@ class StepTask(Task):  # type: ignore[misc]  # Celery's classes are untyped
         return None if run is None else str(getattr(run, "id", run))
 
 
-def _shown(observer: StepObserver, count: int) -> str:
-    """How the message's own task ends for Celery: as its first step did. None of it is republished or stored."""
-    first = observer.first
-    if first is None:
-        return "nothing to do"
-    if first.event == "failed":
-        raise _plain(first.error)
-    if first.event == "cancelled":
+def _shown(observer: StepObserver) -> str:
+    """How the message's own task ends for Celery: as the step that it named did. None of it is republished or stored."""
+    named = observer.named
+    if named is None:
+        return f"it was done; {observer.further} others" if observer.further else "it was done"
+    if named.event == "failed":
+        raise _plain(named.error)
+    if named.event == "cancelled":
         observer.revoked()
         observer.flush()
-        raise Ignore(str(first.error or "cancelled"))
-    if first.event not in ("succeeded", "skipped"):
-        _again(first.event, first.error)
-    return first.event if count == 1 else f"{first.event}, and {count - 1} more"
+        raise Ignore(str(named.error or "cancelled"))
+    if named.event not in ("succeeded", "skipped"):
+        _again(named.event, named.error)
+    return f"{named.event}; {observer.further} others" if observer.further else named.event
 
 
 def _again(event: str, error: FlowStoneError | None) -> NoReturn:

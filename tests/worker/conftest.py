@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -38,6 +39,7 @@ COMMAND = [
     "-l",
     "INFO",
 ]
+_numbers = itertools.count(1)
 TESTS = Path(__file__).parents[1]
 
 
@@ -108,7 +110,7 @@ class Site:
         self, *arguments: str, pool: str = "prefork", slots: int = 1, wait: bool = True, **env: str
     ) -> Worker:
         """A worker that has reported itself."""
-        mark, name = uuid4().hex, f"w{len(self.workers)}@test"
+        mark, name = uuid4().hex, f"w{next(_numbers)}@test"
         log = self.scratch / f"{name}.log"
         with log.open("wb") as page:
             process = subprocess.Popen(
@@ -200,7 +202,8 @@ def module_site(flowstone_databases: Databases, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture
 def site(module_site: Site) -> Iterator[Site]:
-    """The module's site; a test's workers end with it, and the doctor finds nothing then."""
+    """The module's site with an empty broker; a test's workers end with it, and the doctor finds nothing then."""
+    module_site.broker.flushall()
     yield module_site
     module_site.close()
     assert doctor.examine(module_site.fs.database) == []

@@ -213,7 +213,7 @@ class Database:
                 if not _hung_up(fairy.driver_connection):  # type: ignore[arg-type] # psycopg's, by the URL
                     return fairy
                 fairy.invalidate()
-        except (OperationalError, PoolTimeout) as error:
+        except (*_GONE, OperationalError, PoolTimeout) as error:  # a raw connection's error is psycopg's own
             raise self._away(error) from error
 
     @contextmanager

@@ -74,7 +74,7 @@ def as_sql(schema: str = schema_page.SCHEMA) -> str:
     config = _config(schema)
     config.output_buffer = page
     command.upgrade(config, "head", sql=True)
-    return f"CREATE SCHEMA IF NOT EXISTS {schema};\n\n{page.getvalue()}"
+    return f'CREATE SCHEMA IF NOT EXISTS "{schema}";\n\n{page.getvalue()}'
 
 
 def revisions_folder() -> Path:

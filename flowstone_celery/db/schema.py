@@ -356,7 +356,7 @@ def clock_sql(schema: str = SCHEMA, offset_seconds: float = 0.0) -> str:
     """
     shift = f" + interval '{offset_seconds:.6f} seconds'" if offset_seconds else ""
     return (
-        f"CREATE OR REPLACE FUNCTION {schema}.now() RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE "
+        f'CREATE OR REPLACE FUNCTION "{schema}".now() RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE '
         f"AS 'SELECT statement_timestamp(){shift.replace(chr(39), chr(39) * 2)}'"
     )
 

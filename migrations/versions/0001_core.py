@@ -17,7 +17,7 @@ def upgrade() -> None:
     schema = context.config.attributes.get("schema", "flowstone")
     page = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
     for statement in page.split(";\n\n"):
-        op.execute(statement.strip().rstrip(";").replace("flowstone.", f"{schema}."))
+        op.execute(statement.strip().rstrip(";").replace("flowstone.", f'"{schema}".'))
 
 
 def downgrade() -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, overload
 
 from flowstone_celery.assets import partition as partitions
 from flowstone_celery.assets.asset import AssetSpec, declare
 from flowstone_celery.assets.catalog import Catalog
-from flowstone_celery.assets.declared import Asset, settle_in
-from flowstone_celery.errors import DependencyNotReady, InvalidOption, UnknownOption, did_you_mean
+from flowstone_celery.assets.declared import Asset, namespaced, settle_in, unwrapped
+from flowstone_celery.errors import DependencyNotReady, InvalidOption, did_you_mean
 from flowstone_celery.parts import Parts
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from flowstone_celery.assets.handle import Run
     from flowstone_celery.assets.partition import PartitionKey
-    from flowstone_celery.assets.plan import Request
     from flowstone_celery.assets.reader import AssetStatus
     from flowstone_celery.config import Settings
     from flowstone_celery.core.executor import Executor
@@ -60,6 +59,9 @@ class FlowStone:
             settings: by default read from the environment on first use.
             io: further IO managers.
             manage: whether FlowStone may change app-wide settings; by default only of an app that it made.
+
+        Raises:
+            InvalidOption: the mode, the namespace or an IO manager is none.
         """
         if mode not in ("celery", "inline"):
             raise InvalidOption(
@@ -70,9 +72,11 @@ class FlowStone:
         self.catalog = Catalog()
         self.manage = (app is None) if manage is None else manage
         self.app = app if app is not None or mode == "inline" else _own_app()
-        self.namespace = namespace or _as_namespace(getattr(self.app, "main", None) or "flowstone")
-        self.parts = Parts(self.app, self.catalog, self.knows, settings=settings, io=io)
+        self.namespace = namespaced(
+            namespace or _as_namespace(getattr(self.app, "main", None) or "flowstone")
+        )
         self._extra_io = tuple(io)
+        self.parts = Parts(self.app, self.catalog, self.knows, settings=settings, io=self._extra_io)
         if self.app is not None:
             from flowstone_celery.worker.house import attach
 
@@ -94,8 +98,8 @@ class FlowStone:
         """
 
         def decorate(function: Callable[P, R]) -> Asset[P, R]:
-            spec = declare(function, namespace=self.namespace, **options)
-            declared = Asset(function, spec, lambda: self)
+            plain = unwrapped(function)
+            declared = Asset(plain, declare(plain, namespace=self.namespace, **options), lambda: self)
             self.add(declared)
             return declared
 
@@ -107,9 +111,8 @@ class FlowStone:
         if self.app is not None:
             from flowstone_celery.worker.house import register_step_task
 
-            register_step_task(
-                self.app, declared.name, queue=declared.spec.queue, doc=declared.spec.description or None
-            )
+            # Without its queue: Celery deprecates that attribute of tasks, and our wake-ups name the queue themselves.
+            register_step_task(self.app, declared.name, doc=declared.spec.description or None)
 
     def check(self) -> None:
         """All declarations fit together.
@@ -119,13 +122,7 @@ class FlowStone:
             InvalidOption: an asset names an IO manager that is not on the shelf.
         """
         self.catalog.check()
-        for spec in self.catalog.list():
-            if spec.io not in self.parts.shelf:
-                raise InvalidOption(
-                    f"asset {spec.qualified!r} asks for the IO manager {spec.io!r} ({spec.place})",
-                    hint=did_you_mean(spec.io, self.parts.shelf)
-                    or f"there are: {', '.join(self.parts.shelf)}",
-                )
+        self._check_io(self.catalog.names)
 
     def graph(
         self,
@@ -152,7 +149,8 @@ class FlowStone:
     ) -> Run:
         """Make an asset's value for a partition, and first whatever it needs and is missing.
 
-        With a value already there and no `force`, nothing is made: the answer is a handle on the run that made it (FS-20).
+        With a value already there and no `force`, nothing is made: the answer is a handle on the run that made it (FS-20), and its
+        `get` answers that value.
 
         Args:
             asset: the asset or its name.
@@ -164,12 +162,17 @@ class FlowStone:
         Raises:
             DependencyNotReady: `with_deps` is False and a dependency is missing.
         """
+        from flowstone_celery.assets.handle import Run
+        from flowstone_celery.assets.plan import checked
+
+        checked({name: value for name, value in options.items() if name != "inline"})
         spec = self._spec(asset)
         text = partitions.encode(partition)
         ancestry = self.catalog.graph().plan(spec.qualified)
         present = self.parts.reader.present(ancestry, text)
         if spec.qualified in present and not force:
-            return self.handle(present[spec.qualified])
+            made = (spec.qualified, text)
+            return Run(present[spec.qualified], self.database, self.parts.reader.of_run, made=made)
         if not with_deps:
             return self.materialize(asset, partition=partition, **options)
         return self.begin([spec.qualified], text, only=self._missing(spec.qualified, present), **options)
@@ -215,21 +218,23 @@ class FlowStone:
         only: set[str] | None,
         inline: bool = False,
         drain: bool = True,
-        delay: float | timedelta = 0.0,
         **options: Any,
     ) -> Run:
         """Start a run for these qualified names and a partition's text; `only` narrows what of their ancestry is made.
 
         The ways in with a meaning are `run`, `materialize` and `materialize_all`; their options are checked here.
         """
-        from flowstone_celery.assets.plan import Request, plan
+        from flowstone_celery.assets.plan import Request, checked, plan
         from flowstone_celery.core import runs
         from flowstone_celery.core.inline import QUEUE
         from flowstone_celery.core.model import NoCarrier
 
         here = inline or self.mode == "inline"
-        request = _request(Request, targets, partition, only, delay, options)
+        request = Request(targets=targets, partition=partition, only=only, **checked(options))
+        if here:
+            request = replace(request, queue=None)  # inline work has a queue of its own
         new = plan(self.catalog, request, (lambda _: QUEUE) if here else self._queue_of)
+        self._check_io([step.name for step in new.steps])
         carrier = NoCarrier() if here else self.carrier
         run_id = runs.begin(self.database, carrier, new, settings=self.settings, promise=not here)
         if here and drain:
@@ -325,6 +330,17 @@ class FlowStone:
             if url is not None:
                 self.app.conf.broker_url = url
 
+    def _check_io(self, names: Iterable[str]) -> None:
+        for spec in map(self.catalog.fetch, names):
+            if spec.io not in self.parts.shelf:
+                near = did_you_mean(spec.io, self.parts.shelf)
+                raise InvalidOption(
+                    f"asset {spec.qualified!r} asks for the IO manager {spec.io!r}, which is not there ({spec.place})",
+                    hint=near
+                    or f"There are: {', '.join(self.parts.shelf)}; FlowStone(…, io=[…]) adds others.",
+                    asset=spec.qualified,
+                )
+
     def _spec(self, asset: Named) -> AssetSpec:
         return asset.spec if isinstance(asset, Asset) else self.catalog.fetch(asset)
 
@@ -341,27 +357,6 @@ class FlowStone:
         from flowstone_celery.worker.house import queue_of
 
         return queue_of(self.app, spec.qualified, spec.queue)
-
-
-def _request(
-    kind: type[Request],
-    targets: list[str],
-    partition: str,
-    only: set[str] | None,
-    delay: float | timedelta,
-    options: dict[str, Any],
-) -> Request:
-    """The request for a run, with its options checked."""
-    known = ("key", "queue", "priority", "metadata", "requested_by", "correlation_id", "tenant")
-    for name in options.keys() - set(known):
-        raise UnknownOption(
-            f"a run has no option {name!r}",
-            hint=did_you_mean(name, (*known, "inline", "delay", "partition", "force"))
-            or f"options: {', '.join(known)}, inline, delay",
-        )
-    seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
-    given = {name: value for name, value in options.items() if value is not None}
-    return kind(targets=targets, partition=partition, only=only, due_in=max(0.0, seconds), **given)
 
 
 def _own_app() -> Any:

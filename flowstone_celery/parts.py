@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from flowstone_celery.errors import ServiceUnavailable
+from flowstone_celery.errors import InvalidOption, ServiceUnavailable
 from flowstone_celery.telemetry import set_strict
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from flowstone_celery.assets.catalog import Catalog
     from flowstone_celery.assets.reader import AssetReader
     from flowstone_celery.config import Settings
-    from flowstone_celery.core.inline import InlineWorker
     from flowstone_celery.core.model import Carrier, Handler
     from flowstone_celery.db.database import Database
     from flowstone_celery.embedded.servers import Servers
     from flowstone_celery.io.manager import IOManager, Shelf
+
+
+class Drains(Protocol):
+    """Works a run to its end in this process."""
+
+    def drain(self, run_id: UUID) -> object:
+        """Return when the run has ended."""
 
 
 class Parts:
@@ -32,11 +40,15 @@ class Parts:
         settings: Settings | None = None,
         io: Iterable[IOManager] = (),
     ) -> None:
-        """Open nothing yet."""
+        """Open nothing yet.
+
+        Raises:
+            InvalidOption: something in `io` is no IO manager.
+        """
         self._app = app
         self._catalog = catalog
         self._knows = knows
-        self._extra_io = tuple(io)
+        self._extra_io = tuple(_manager(each) for each in io)
         if settings is not None:
             self.settings = settings
 
@@ -109,11 +121,15 @@ class Parts:
         return CeleryCarrier(self._app, self.settings)
 
     @cached_property
-    def inline(self) -> InlineWorker:
+    def inline(self) -> Drains:
         """This process as a worker for its own runs."""
         from flowstone_celery.core.inline import InlineWorker
 
         return InlineWorker(self.database, self.settings, self.handlers, self._knows)
+
+    def work_inline_by(self, other: Drains) -> None:
+        """Inline runs are done by this worker from now on (the test kit's, on a virtual clock)."""
+        self.__dict__["inline"] = other
 
     def broker_url(self) -> str | None:
         """The broker for an app that names none: FLOWSTONE_REDIS_URL, else the embedded Redis that is up, else None."""
@@ -143,6 +159,18 @@ class Parts:
                 hint="run `flowstone up` (a real PostgreSQL and Redis under .flowstone/), or set FLOWSTONE_DATABASE_URL",
             )
         return found.database_url
+
+
+def _manager(candidate: IOManager) -> IOManager:
+    """The candidate, which keeps the contract as far as can be told beforehand."""
+    from flowstone_celery.io.manager import IOManager
+
+    if isinstance(candidate, type) or not isinstance(candidate, IOManager):
+        raise InvalidOption(
+            f"{candidate!r:.80} in io=[…] is no IO manager",
+            hint="give instances with a name, store, load and delete (flowstone_celery.io.manager.IOManager)",
+        )
+    return candidate
 
 
 def _broker_form(redis_url: str) -> str:

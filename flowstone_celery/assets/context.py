@@ -40,7 +40,7 @@ class Context:
     def check(self) -> None:
         """Return if the work may go on; end it here if it was cancelled, has timed out or lost its lease.
 
-        Long loops call it where signals do not reach: in the threads and solo pools, and inline.
+        Long loops call it where signals do not reach: in the threads and solo pools, and inline, where nothing else ends them.
         """
         self.ask()
 

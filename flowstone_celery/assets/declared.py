@@ -5,11 +5,18 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from flowstone_celery.assets.asset import AssetSpec, declare
-from flowstone_celery.errors import DeclarationError, InvalidOption, UnknownOption, did_you_mean
+from flowstone_celery.assets.options import DOTTED, at
+from flowstone_celery.errors import (
+    DeclarationError,
+    DuplicateAsset,
+    InvalidOption,
+    UnknownOption,
+    did_you_mean,
+)
 
 if TYPE_CHECKING:
     from flowstone_celery.assets.handle import Run
@@ -53,10 +60,12 @@ class Asset(Generic[P, R]):
 
     def __init__(self, fn: Callable[P, R], spec: AssetSpec, house: Callable[[], House]) -> None:
         """Wrap a function with its declaration."""
+        functools.update_wrapper(
+            self, fn
+        )  # first: it copies the function's attributes, whatever they are called
         self.spec = spec
         self._fn = fn
         self._house = house
-        functools.update_wrapper(self, fn)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function."""
@@ -76,7 +85,10 @@ class Asset(Generic[P, R]):
         return self._house().run(self, partition=partition, force=True)
 
     def apply_async(
-        self, args: Iterable[PartitionKey] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+        self,
+        args: Iterable[PartitionKey] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> Run:
         """As `delay`, with Celery's names for the options of a call.
 
@@ -87,13 +99,14 @@ class Asset(Generic[P, R]):
 
         Raises:
             UnknownOption: an option is not among these.
+            InvalidOption: an option, or the partition, is given in a form that it cannot have.
         """
         for name in options.keys() - set(_CALL_OPTIONS):
             raise UnknownOption(
                 f"apply_async of an asset has no option {name!r}",
                 hint=did_you_mean(name, _CALL_OPTIONS) or f"options: {', '.join(_CALL_OPTIONS)}",
             )
-        partition = self._partition(tuple(args), dict(kwargs or {}))
+        partition = self._partition(tuple(args or ()), dict(kwargs or {}))
         key = options.pop("task_id", None)
         delay = _seconds_until(options.pop("eta", None), options.pop("countdown", None))
         return self._house().run(self, partition=partition, force=True, key=key, delay=delay, **options)
@@ -108,12 +121,29 @@ class Asset(Generic[P, R]):
         return found
 
 
+def unwrapped(fn: Callable[P, R]) -> Callable[P, R]:
+    """The function itself, also of one that is declared already: two FlowStones may declare the same."""
+    return fn._fn if isinstance(fn, Asset) else fn
+
+
 def _seconds_until(eta: datetime | None, countdown: float | None) -> float:
     if eta is None:
-        return max(0.0, float(countdown or 0))
-    if eta.tzinfo is None:
-        raise InvalidOption("eta is a naive datetime", hint="give it a time zone: datetime.now(UTC) + …")
+        return _countdown(countdown or 0)
+    if not isinstance(eta, datetime) or eta.tzinfo is None:
+        kind = "a naive datetime" if isinstance(eta, datetime) else f"{eta!r:.80}, not a datetime"
+        raise InvalidOption(f"eta is {kind}", hint="give it a time zone: datetime.now(UTC) + …", option="eta")
     return max(0.0, (eta - datetime.now(UTC)).total_seconds())
+
+
+def _countdown(value: Any) -> float:
+    try:
+        return max(0.0, value.total_seconds() if isinstance(value, timedelta) else float(value))
+    except (TypeError, ValueError):
+        raise InvalidOption(
+            f"countdown is a number of seconds, not {value!r:.80}",
+            hint="Write countdown=90.",
+            option="countdown",
+        ) from None
 
 
 class Pipeline:
@@ -127,8 +157,11 @@ class Pipeline:
 
         Args:
             name: the namespace of its assets.
+
+        Raises:
+            InvalidOption: it is not names joined by dots.
         """
-        self.name = name
+        self.name = namespaced(name)
         self.assets: list[Asset[..., Any]] = []
         _pipelines.append(self)
 
@@ -140,13 +173,43 @@ class Pipeline:
         """Declare an asset of this pipeline; the options are those of `FlowStone.asset`."""
 
         def decorate(function: Callable[P, R]) -> Asset[P, R]:
-            declared = Asset(function, declare(function, namespace=self.name, **options), _only_house)
-            self.assets.append(declared)
+            plain = unwrapped(function)
+            declared = Asset(plain, declare(plain, namespace=self.name, **options), _only_house)
+            _refuse_second(declared)
             for house in list(_houses):
                 house.add(declared)
+            self.assets.append(declared)
             return declared
 
         return decorate if fn is None else decorate(fn)
+
+
+def namespaced(name: Any) -> str:
+    """The name, which can be the namespace of assets.
+
+    Raises:
+        InvalidOption: it is not names joined by dots.
+    """
+    if not isinstance(name, str) or not DOTTED.fullmatch(name):
+        raise InvalidOption(
+            f"a namespace is names joined by dots, not {name!r:.80}",
+            hint='Use for example "shop" or "shop.sales".',
+        )
+    return name
+
+
+def _refuse_second(declared: Asset[..., Any]) -> None:
+    """Tell a name that a pipeline of this process has already, also while there is no FlowStone yet."""
+    for pipeline in _pipelines:
+        for first in pipeline.assets:
+            if first.name == declared.name:
+                raise DuplicateAsset(
+                    f"asset {declared.name!r} is declared twice, first at {first.spec.place}",
+                    hint=at(
+                        "Rename one of them, or import the module under one name only.", declared.spec.place
+                    ),
+                    asset=declared.name,
+                )
 
 
 def _only_house() -> House:

@@ -10,8 +10,16 @@ from uuid import UUID
 
 from flowstone_celery.core import runs
 from flowstone_celery.core.statements import SQL
-from flowstone_celery.errors import Cancelled, FlowStoneError, NoWorker, RunFailed, WaitTimeout
-from flowstone_celery.states import RUN_TERMINAL, RunStatus
+from flowstone_celery.errors import (
+    Cancelled,
+    FlowStoneError,
+    NoWorker,
+    RunFailed,
+    RunNotFound,
+    ValueNotFound,
+    WaitTimeout,
+)
+from flowstone_celery.states import RUN_TERMINAL, RunStatus, StepStatus
 
 if TYPE_CHECKING:
     from flowstone_celery.db.database import Database, Row
@@ -44,11 +52,29 @@ class Progress:
 class Run:
     """One run, read from its rows each time it is asked."""
 
-    def __init__(self, run_id: UUID | str, database: Database, read_value: ReadValue) -> None:
-        """Point at a run; nothing is read yet."""
-        self._id = run_id if isinstance(run_id, UUID) else UUID(run_id)
+    def __init__(
+        self,
+        run_id: UUID | str,
+        database: Database,
+        read_value: ReadValue,
+        *,
+        made: tuple[str, str] | None = None,
+    ) -> None:
+        """Point at a run; nothing is read yet.
+
+        Args:
+            run_id: its id.
+            database: where its rows are.
+            read_value: reads a value that it made.
+            made: asset and partition text of a value that it is known to have made; `get` answers that one, and does not wait.
+
+        Raises:
+            RunNotFound: the text is not the form of an id.
+        """
+        self._id = _as_id(run_id)
         self._database = database
         self._read_value = read_value
+        self._made = made
 
     def __repr__(self) -> str:
         """The id, as for an AsyncResult."""
@@ -159,13 +185,18 @@ class Run:
             Cancelled: it was cancelled.
             ValueNotFound: it made no value (its target was skipped).
         """
+        if self._made is not None:
+            return self._read_value(*self._made, self._id)
         self.wait(timeout, **told)
         row = self.row
         if row["status"] == RunStatus.FAILED:
             raise self._failure(row)
         if row["status"] == RunStatus.CANCELLED:
-            raise Cancelled(f"run {self.id} of {row['name']!r} was cancelled", run_id=self.id)
-        return self._read_value(row["name"], row["partition"], self._id)
+            raise self._cancelled(row)
+        try:
+            return self._read_value(row["name"], row["partition"], self._id)
+        except ValueNotFound as error:
+            raise self._skipped(row["name"]) or error from None
 
     def cancel(self, *, actor: str = "", reason: str = "") -> bool:
         """What has not begun is cancelled, running code is interrupted; False if the run had ended before."""
@@ -174,6 +205,30 @@ class Run:
     def _progress(self) -> Row:
         row = self._database.first(SQL["progress"], run=self._id)
         return row if row is not None else self.row
+
+    def _cancelled(self, row: Row) -> Cancelled:
+        reason = (row["error"] or {}).get("message") or "cancelled"
+        return Cancelled(
+            f"run {self.id} of {row['name']!r} was cancelled: {reason}",
+            hint=f"`flowstone run show {self.id}` tells who did it; start it again with fs.run(…)",
+            run_id=self.id,
+            reason=reason,
+        )
+
+    def _skipped(self, name: str) -> ValueNotFound | None:
+        """The error for a target that has no value because it was skipped, with the reason; None if it was not."""
+        skipped = [
+            step for step in self.steps() if step["name"] == name and step["status"] == StepStatus.SKIPPED
+        ]
+        if not skipped:
+            return None
+        reason = (skipped[0]["error"] or {}).get("message") or "skipped"
+        return ValueNotFound(
+            f"run {self.id} made no value of {name!r}, which was skipped: {reason}",
+            hint="an asset that is skipped has no value; declare it in optional_deps where that is fine",
+            run_id=self.id,
+            asset=name,
+        )
 
     def _failure(self, row: Row) -> RunFailed:
         error = row["error"] or {}
@@ -186,6 +241,16 @@ class Run:
         )
         failure.__cause__ = cause
         return failure
+
+
+def _as_id(run_id: UUID | str) -> UUID:
+    try:
+        return run_id if isinstance(run_id, UUID) else UUID(run_id)
+    except (ValueError, AttributeError, TypeError):
+        raise RunNotFound(
+            f"{run_id!r:.80} is not the id of a run",
+            hint="ids look like 019a…-…; `flowstone run ls` lists the newest",
+        ) from None
 
 
 class _Watch:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -11,16 +13,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from flowstone_celery import faults
 from flowstone_celery.assets import partition as partitions
 from flowstone_celery.assets.context import Context
+from flowstone_celery.assets.plain import plain_object
 from flowstone_celery.core.model import Answer, Call, Claim, Done
-from flowstone_celery.errors import DependencyNotReady, InvalidValue
-from flowstone_celery.io.manager import Slot, Stored
-from flowstone_celery.outcomes import Value, as_outcome
+from flowstone_celery.errors import CorruptRow, DependencyNotReady, InvalidValue
+from flowstone_celery.io.manager import Slot, Stored, watched
+from flowstone_celery.outcomes import Cancel, Skip, Value, as_outcome
 from flowstone_celery.record import values
 from flowstone_celery.record.values import AssetValue, NewValue, RecentValues, Upstream
 from flowstone_celery.telemetry import emit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from flowstone_celery.assets.asset import AssetSpec, Dependency
     from flowstone_celery.assets.catalog import Catalog
@@ -48,13 +51,20 @@ class AssetHandler:
 
     def __call__(self, claim: Claim, call: Call) -> Answer:
         """Load, call, store; the value itself is settled by the executor's transaction."""
+        begun = time.monotonic()
         spec = self._catalog.fetch(claim.name)
         inputs = call.patiently(lambda: self._inputs(spec, claim))
         arguments = call.patiently(lambda: self._arguments(inputs))
         outcome = as_outcome(self._call(spec, claim, call, arguments))
-        if not isinstance(outcome, Value):
-            return outcome
-        return self._done(spec, claim, call, outcome, inputs)
+        match outcome:
+            case Value():
+                return self._done(spec, claim, call, outcome, inputs, begun)
+            case Skip(reason):
+                return Skip(_storable(reason))
+            case Cancel(reason):
+                return Cancel(_storable(reason))
+            case _:
+                return outcome
 
     # --- load -----------------------------------------------------------------------------------------------------------------
 
@@ -69,10 +79,26 @@ class AssetHandler:
         return [
             (
                 dependency,
-                found.get(made[name] or 0) if name in made else self._current(claim, dependency, name),
+                self._made_in_run(claim, dependency, name, found.get(made[name] or 0))
+                if name in made
+                else self._current(claim, dependency, name),
             )
             for dependency, name in needed
         ]
+
+    def _made_in_run(
+        self, claim: Claim, dependency: Dependency, name: str, value: AssetValue | None
+    ) -> AssetValue | None:
+        """The version that this run made; only an optional dependency may have none."""
+        if value is None and not dependency.optional:
+            raise CorruptRow(
+                f"the value of {name!r} (partition {claim.partition!r}) that run {claim.run_id} made is gone; {claim.name!r} needs it",
+                hint="somebody deleted its row: run it again with force=True",
+                asset=claim.name,
+                dependency=name,
+                partition=claim.partition,
+            )
+        return value
 
     def _versions(self, ids: list[int]) -> dict[int, AssetValue]:
         """These versions: from what this process made lately, else from the database."""
@@ -102,19 +128,11 @@ class AssetHandler:
     def _load(self, value: AssetValue | None) -> object:
         if value is None:
             return None
-        begun = time.monotonic()
-        emit("flowstone.io.load.start", io=value.io, asset=value.asset, partition=value.partition)
         slot = Slot(value.asset, value.partition, value.run_id, value.step_id, value.fence)
         stored = Stored(value.size, value.digest, value.content, value.pointer)
-        loaded = self._shelf[value.io].load(slot, stored)
-        emit(
-            "flowstone.io.load.stop",
-            io=value.io,
-            asset=value.asset,
-            partition=value.partition,
-            duration_ms=(time.monotonic() - begun) * 1000,
-            bytes=value.size,
-        )
+        with watched("load", value.io, slot) as told:
+            loaded = self._shelf[value.io].load(slot, stored)
+            told["bytes"] = value.size
         return loaded
 
     # --- call -----------------------------------------------------------------------------------------------------------------
@@ -158,13 +176,14 @@ class AssetHandler:
         call: Call,
         outcome: Value,
         inputs: _Inputs,
+        begun: float,
     ) -> Done:
         value = self._stored(spec, claim, call, outcome, inputs)
         prepared = None
         if value.content is not None and len(value.content) > self._settings.inline_value_bytes:
             prepared = call.patiently(lambda: values.prepare(self._database, value))
             faults.point("settle.value_written")
-        return Done(write=partial(_settle, value, prepared, self._recent))
+        return Done(write=partial(_settle, value, prepared, self._recent, begun))
 
     def _stored(
         self,
@@ -174,18 +193,12 @@ class AssetHandler:
         outcome: Value,
         inputs: _Inputs,
     ) -> NewValue:
-        begun = time.monotonic()
-        emit("flowstone.io.store.start", io=spec.io, asset=claim.name, partition=claim.partition)
         slot = Slot(claim.name, claim.partition, claim.run_id, claim.id, claim.fence)
-        stored = call.patiently(lambda: self._shelf[spec.io].store(slot, outcome.value))
-        emit(
-            "flowstone.io.store.stop",
-            io=spec.io,
-            asset=claim.name,
-            partition=claim.partition,
-            duration_ms=(time.monotonic() - begun) * 1000,
-            bytes=stored.size,
-        )
+        where = f"metadata of asset {claim.name!r}, partition {claim.partition!r},"
+        metadata = None if outcome.metadata is None else plain_object(outcome.metadata, where)
+        with watched("store", spec.io, slot) as told:
+            stored = call.patiently(lambda: self._shelf[spec.io].store(slot, outcome.value))
+            told["bytes"] = stored.size
         return NewValue(
             asset=claim.name,
             partition=claim.partition,
@@ -197,7 +210,7 @@ class AssetHandler:
             digest=stored.digest,
             content=stored.content,
             pointer=stored.pointer,
-            metadata=outcome.metadata,
+            metadata=metadata,
             code_version=spec.code_version,
             code_digest=spec.code_digest,
             upstream=[
@@ -206,7 +219,9 @@ class AssetHandler:
         )
 
 
-def _settle(value: NewValue, prepared: int | None, recent: RecentValues, tx: Tx) -> dict[str, Any]:
+def _settle(
+    value: NewValue, prepared: int | None, recent: RecentValues, begun: float, tx: Tx
+) -> dict[str, Any]:
     version = values.settle(tx, value, prepared=prepared)
     if version is None:
         raise InvalidValue(
@@ -215,10 +230,17 @@ def _settle(value: NewValue, prepared: int | None, recent: RecentValues, tx: Tx)
         )
     about = {"asset": value.asset, "partition": value.partition, "run_id": str(value.run_id)}
     tx.after_commit(lambda: recent.keep(version, value))
-    tx.after_commit(
-        lambda: emit("flowstone.materialization.stop", **about, duration_ms=0.0, bytes=value.size)
-    )
+    tx.after_commit(lambda: emit("flowstone.materialization.stop", **about, **_took(begun), bytes=value.size))
     return {"value": version}
+
+
+def _took(begun: float) -> dict[str, float]:
+    return {"duration_ms": (time.monotonic() - begun) * 1000}
+
+
+def _storable(reason: str) -> str:
+    """Text that a jsonb column takes: no NUL, no half of a surrogate pair."""
+    return reason.encode("utf-8", "backslashreplace").decode("utf-8").replace("\x00", "\ufffd")
 
 
 def _run_async(fn: Callable[..., Any], arguments: Mapping[str, object], call: Call) -> object:
@@ -236,7 +258,17 @@ def _run_async(fn: Callable[..., Any], arguments: Mapping[str, object], call: Ca
             raise ended
         return task.result()
 
-    return asyncio.run(watched())
+    return _in_a_loop(watched())
+
+
+def _in_a_loop(work: Coroutine[Any, Any, object]) -> object:
+    """Run it in a loop of its own; on a thread of its own, where one runs here already (inline work in a notebook or a server)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(copy_context().run, asyncio.run, work).result()
 
 
 def _asked_to_end(call: Call) -> Interrupted | None:

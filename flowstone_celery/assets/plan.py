@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from flowstone_celery import codec
 from flowstone_celery.assets.handler import KIND
+from flowstone_celery.assets.options import OPTIONS, seconds_of
+from flowstone_celery.assets.plain import plain_object
 from flowstone_celery.core.model import NewRun, NewStep
+from flowstone_celery.errors import InvalidOption, InvalidValue, UnknownOption, did_you_mean
 
 if TYPE_CHECKING:
     from flowstone_celery.assets.asset import AssetSpec, Dependency
     from flowstone_celery.assets.catalog import Catalog
 
 QueueOf = Callable[["AssetSpec"], str]
+
+_TEXTS = ("key", "requested_by", "correlation_id", "tenant")
+_REQUEST_OPTIONS = (*_TEXTS, "queue", "priority", "metadata", "delay")
+_OTHER_WORDS = ("inline", "partition", "force", "with_deps")
+_LONGEST_TEXT = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,55 @@ class Request:
         return codec.digest(
             [list(self.targets), self.partition, self.queue, self.priority, dict(self.metadata)]
         )
+
+
+def checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a call that starts a run, as fields of a `Request`; those that are None count as not given.
+
+    Raises:
+        UnknownOption: a name that is no option, with the nearest one.
+        InvalidOption: a value that an option cannot have.
+    """
+    for name in options:
+        if name not in _REQUEST_OPTIONS:
+            words = [word for word in (*_REQUEST_OPTIONS, *_OTHER_WORDS) if word != name]
+            hint = did_you_mean(name, words) or f"Options: {', '.join(_REQUEST_OPTIONS)}, inline."
+            raise UnknownOption(f"this way to start a run has no option {name!r}", hint=hint, option=name)
+    given = {name: _option(name, value) for name, value in options.items() if value is not None}
+    if "delay" in given:
+        given["due_in"] = given.pop("delay")
+    return given
+
+
+def _option(name: str, value: Any) -> Any:
+    if name == "metadata":
+        try:
+            return plain_object(value, "metadata of a run")
+        except InvalidValue as error:
+            raise InvalidOption(error.message, hint=error.hint, option=name) from None
+    what, example, read = _RULES[name]
+    try:
+        return read(value)
+    except ValueError:
+        raise InvalidOption(
+            f"{name} of a run is {what}, not {value!r:.80}", hint=f"Write for example {example}.", option=name
+        ) from None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or "\x00" in value or len(value.encode("utf-8")) > _LONGEST_TEXT:
+        raise ValueError
+    return value
+
+
+_A_TEXT = f"text of at most {_LONGEST_TEXT} bytes"
+_RULES: dict[str, tuple[str, str, Callable[[Any], Any]]] = {
+    **{
+        name: (OPTIONS[name].is_, OPTIONS[name].example, OPTIONS[name].read) for name in ("queue", "priority")
+    },
+    **{name: (_A_TEXT, f'{name}="nightly-2026-11-20"', _text) for name in _TEXTS},
+    "delay": ("a number of seconds from 0 up, or a timedelta", "delay=90", seconds_of),
+}
 
 
 def dependencies(catalog: Catalog, spec: AssetSpec) -> list[tuple[Dependency, str]]:

@@ -1,7 +1,12 @@
-"""The same core in this very process: no Celery, no keeper, the run's steps one after the other."""
+"""The same core in this very process: no Celery, no keeper, the run's steps one after the other.
+
+With no keeper beside it nothing can interrupt code from outside. A timeout or a cancellation ends what asks: `async def` code at an
+await, other code at `ctx.check()`. Code that never asks runs to its end.
+"""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,16 +15,17 @@ from uuid import UUID, uuid4
 
 from flowstone_celery.core import runs
 from flowstone_celery.core.executor import Executor
-from flowstone_celery.core.interrupts import Interrupts
+from flowstone_celery.core.interrupts import CANCELLED, TIMEOUT, Interrupts
 from flowstone_celery.core.model import NoCarrier, Place, proc_state
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.workers import WorkerProcess
-from flowstone_celery.errors import WaitTimeout
+from flowstone_celery.errors import WaitTimeout, WrongState
 from flowstone_celery.states import RUN_TERMINAL, RunStatus
 
 if TYPE_CHECKING:
     from flowstone_celery.config import Settings
-    from flowstone_celery.core.model import Handler
+    from flowstone_celery.core.interrupts import LiveCall, Patience
+    from flowstone_celery.core.model import Claim, Handler
     from flowstone_celery.db.database import Database, Row
 
 QUEUE = "flowstone.inline"
@@ -27,6 +33,36 @@ QUEUE = "flowstone.inline"
 
 _LEASE = 7 * 86_400.0
 _LOOK_EVERY = 0.1
+_ASK_EVERY = 0.25
+_CALLS_AT_ONCE = 64
+
+
+class InlineInterrupts(Interrupts):
+    """What a keeper would demand, found out by the code's own asking: the attempt's timeout, and a cancelled run."""
+
+    def __init__(self, database: Database) -> None:
+        """Ask these rows, now and then."""
+        super().__init__()
+        self._database = database
+        self._ends: dict[tuple[int, int], float] = {}
+        self._asked = 0.0
+
+    def call(self, claim: Claim, patience: Patience) -> LiveCall:
+        """The call of this claim; its time runs from here."""
+        ends = math.inf if claim.timeout_seconds is None else time.monotonic() + claim.timeout_seconds
+        self._ends = {(claim.id, claim.fence): ends, **dict(list(self._ends.items())[:_CALLS_AT_ONCE])}
+        return super().call(claim, patience)
+
+    def reason(self, claim: Claim) -> str | None:
+        """Why this claim must end, or None."""
+        now = time.monotonic()
+        if now >= self._ends.get((claim.id, claim.fence), math.inf):
+            return TIMEOUT
+        if now < self._asked + _ASK_EVERY:
+            return None
+        self._asked = now
+        run = self._database.first(SQL["run"], run=claim.run_id)
+        return CANCELLED if run is not None and run["status"] == RunStatus.CANCELLING else None
 
 
 class InlineWorker:
@@ -46,13 +82,17 @@ class InlineWorker:
         self._database = database
         self._idle = threading.Event()
         worker = WorkerProcess(database, uuid4(), "inline", _LEASE)
-        self._executor = Executor(database, settings, handlers, NoCarrier(), worker, knows, Interrupts())
+        self._knows = knows
+        self._executor = Executor(
+            database, settings, handlers, NoCarrier(), worker, knows, InlineInterrupts(database)
+        )
 
     def drain(self, run_id: UUID, *, queue: str = QUEUE, timeout: float | None = None) -> Row:
         """Do the run's steps until it has ended, waiting for retries that are due later. Answers the run's row.
 
         Raises:
             WaitTimeout: it had not ended in time.
+            WrongState: a step of it is ready and cannot be done here: another queue, or a task that this process does not know.
         """
         ends = None if timeout is None else time.monotonic() + timeout
         self._bury_dead()
@@ -70,7 +110,30 @@ class InlineWorker:
                     run_id=str(run_id),
                 )
             if not done:
+                self._refuse_if_stuck(run_id, queue)
                 self._idle.wait(self._pause(run_id))
+
+    def _refuse_if_stuck(self, run_id: UUID, queue: str) -> None:
+        """Nothing of the run is at work anywhere, and what is ready is not for this process: waiting would never end."""
+        open_ = [row for row in runs.steps(self._database, run_id) if row["status"] in ("ready", "running")]
+        knows = set(self._knows())
+        foreign = [row for row in open_ if row["queue"] != queue or row["task"] not in knows]
+        if not foreign or len(foreign) < len(open_) or any(row["status"] == "running" for row in open_):
+            return
+        step = foreign[0]
+        away = step["queue"] != queue
+        raise WrongState(
+            f"run {run_id} cannot go on in this process: step {step['name']!r} "
+            + (
+                f"stands on queue {step['queue']!r}"
+                if away
+                else f"is the task {step['task']!r}, unknown here"
+            ),
+            hint="it is for Celery workers: start one that listens there"
+            if away
+            else "the step is kept; import the module that declares it, then fs.resume(run_id)",
+            run_id=str(run_id),
+        )
 
     def _pause(self, run_id: UUID) -> float:
         row = self._database.first(SQL["next_due_of_run"], run=run_id)

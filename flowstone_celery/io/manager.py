@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 from uuid import UUID
 
-from flowstone_celery.errors import InvalidOption, did_you_mean
+from flowstone_celery.errors import FlowStoneError, InvalidOption, InvalidValue, StorageError, did_you_mean
+from flowstone_celery.telemetry import emit
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,43 @@ class IOManager(Protocol):
 
     def delete(self, slot: Slot, stored: Stored) -> None:
         """Remove what lies outside the row; nothing, if it lies in it."""
+
+
+@contextmanager
+def watched(act: Literal["load", "store"], manager: str, slot: Slot) -> Iterator[dict[str, Any]]:
+    """One `load` or `store` of a manager: told when it begins and when it ends; an error says whose it is.
+
+    Raises:
+        InvalidValue: the manager's `store` raised TypeError or ValueError: it cannot store such a value.
+        StorageError: the manager raised something else of its own; the attempt is tried again.
+        FlowStoneError: what the manager says in our words goes on as it is.
+    """
+    about = {"io": manager, "asset": slot.asset, "partition": slot.partition}
+    begun, told = time.monotonic(), dict[str, Any]()
+    emit("flowstone.io.load.start" if act == "load" else "flowstone.io.store.start", **about)
+    try:
+        yield told
+    except Exception as error:
+        told["error"] = repr(error)
+        if isinstance(error, FlowStoneError):
+            raise
+        raise _own_error(act, manager, slot, error) from error
+    finally:
+        told["duration_ms"] = (time.monotonic() - begun) * 1000
+        emit("flowstone.io.load.stop" if act == "load" else "flowstone.io.store.stop", **about, **told)
+
+
+def _own_error(act: str, manager: str, slot: Slot, error: Exception) -> FlowStoneError:
+    unfit = act == "store" and isinstance(error, TypeError | ValueError)
+    return (InvalidValue if unfit else StorageError)(
+        f"IO manager {manager!r} could not {act} the value of asset {slot.asset!r}, partition {slot.partition!r}: {error!r:.500}",
+        hint="return what this manager stores, or name another: io=…"
+        if unfit
+        else "see whether its place can be reached; the attempt is tried again while there are retries",
+        io=manager,
+        asset=slot.asset,
+        partition=slot.partition,
+    )
 
 
 class Shelf:

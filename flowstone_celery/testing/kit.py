@@ -13,9 +13,10 @@ from flowstone_celery.core import doctor, runs
 from flowstone_celery.core.executor import Executor
 from flowstone_celery.core.inline import QUEUE
 from flowstone_celery.core.interrupts import Interrupts
-from flowstone_celery.core.pacer import Pacer
+from flowstone_celery.core.pacer import Pacer, end_at_limit
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.workers import Node, WorkerProcess, report_node
+from flowstone_celery.db.statements import Statement
 from flowstone_celery.record import audit
 from flowstone_celery.states import RUN_TERMINAL
 from flowstone_celery.testing.clock import VirtualClock
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
 
 _FOR_EVER = 3650 * 86_400.0
 _ENOUGH = 100_000
+_NEXT_DUE = Statement(
+    "testing",
+    "next_due",
+    frozenset(),
+    "SELECT extract(epoch FROM min(due_at) - flowstone.now())::float8 AS due_in FROM flowstone.steps"
+    " WHERE status = 'ready' AND queue = %(queue)s AND (%(run)s::uuid IS NULL OR run_id = %(run)s)",
+)
 
 
 class TestKit:
@@ -43,6 +51,7 @@ class TestKit:
         self.settings = settings
         self.clock = VirtualClock(self.database)
         self._executor = self._new_executor()
+        fs.parts.work_inline_by(_OnVirtualTime(self))
 
     def close(self) -> None:
         """The FlowStone is as it was."""
@@ -70,12 +79,18 @@ class TestKit:
             run: only this run's steps.
             advance: move the clock ahead to what is due later.
         """
-        only, count = run.uuid if run else None, 0
+        only, count, idle = run.uuid if run else None, 0, False
         while count < _ENOUGH:
             done = self._executor.work(None, QUEUE, only_run=only)
             count += done
-            if not done and not (advance and self._to_next_due(only)):
+            due_in = None if done else self._next_due_in(only)
+            if not done and (due_in is None or (due_in > 0 and not advance) or (due_in <= 0 and idle)):
                 return count
+            idle = (
+                not done and due_in is not None and due_in <= 0
+            )  # it became due between two looks: look once more
+            if due_in is not None and due_in > 0:
+                self.clock.advance(seconds=due_in + 0.001)
         raise AssertionError(f"{_ENOUGH:,} steps ran and there is no end")
 
     def step(self) -> bool:
@@ -86,13 +101,11 @@ class TestKit:
         """Do once what the ticker does: lost leases, cancelled runs, wake-ups."""
         Pacer(self.database, self.settings, self.fs.carrier, UUID(int=1)).step()
 
-    def _to_next_due(self, only: UUID | None) -> bool:
-        row = self.database.first(SQL["next_due_of_run"], run=only) if only else None
-        due_in = row["due_in"] if row else None
-        if due_in is None or due_in <= 0:
-            return False
-        self.clock.advance(seconds=due_in + 0.001)
-        return True
+    def _next_due_in(self, only: UUID | None) -> float | None:
+        """Seconds until the next ready step is due (0 or less: it is); None if there is none."""
+        row = self.database.first(_NEXT_DUE, run=only, queue=QUEUE)
+        found: float | None = row["due_in"] if row else None
+        return found
 
     def _new_executor(self) -> Executor:
         node = Node.inline(QUEUE, self.fs.knows())
@@ -127,6 +140,7 @@ class TestKit:
         self.database.once(
             SQL["release_dead"], workers=[worker], crash=1, loss=0, reason="its process died", **limits
         )
+        end_at_limit(self.database, self.settings, workers=[worker])
         self.database.once(SQL["bury"], workers=[worker])
         self._executor = self._new_executor()
 
@@ -186,3 +200,13 @@ class TestKit:
                 raise AssertionError(f"not within {within:g} s: run is {run.state}; {reasons}")
             if runs.read(self.database, run.uuid)["status"] in RUN_TERMINAL and not condition():
                 raise AssertionError(f"the run ended as {run.state} and the condition does not hold")
+
+
+class _OnVirtualTime:
+    """What `fs.run(…)` is worked by in a test: to its end, and the pauses between retries pass on the virtual clock."""
+
+    def __init__(self, kit: TestKit) -> None:
+        self._kit = kit
+
+    def drain(self, run_id: UUID) -> None:
+        self._kit.drain(self._kit.fs.handle(run_id))

@@ -237,9 +237,11 @@ class Executor:
     ) -> _Settled:
         """Settle, however long the database is away; a commit without an answer is looked up in the rows."""
         settled = _Settled(None)
+        last: Tx | None = None
 
         def work(tx: Tx) -> None:
-            nonlocal settled
+            nonlocal settled, last
+            last = tx
             settled = self._settle_in(tx, claim, answer, turn, only_run)
             faults.point("settle.before_commit")
 
@@ -249,6 +251,8 @@ class Executor:
             except CommitUnknown:
                 if not self.patiently(lambda: self._is_settled(claim)):
                     return once()
+                assert last is not None
+                last.committed()
             return settled
 
         try:

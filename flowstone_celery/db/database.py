@@ -201,7 +201,7 @@ class Database:
             raise self._away(error) from error
         finally:
             _current.connection = None
-            if connection.closed:
+            if connection.closed and fairy.is_valid:
                 fairy.invalidate()
             fairy.close()
 

@@ -207,7 +207,8 @@ class Run:
         return row if row is not None else self.row
 
     def _cancelled(self, row: Row) -> Cancelled:
-        reason = (row["error"] or {}).get("message") or "cancelled"
+        errors = [row["error"], *(step["error"] for step in self.steps() if step["status"] == "cancelled")]
+        reason = next((error["message"] for error in errors if error), "cancelled")
         return Cancelled(
             f"run {self.id} of {row['name']!r} was cancelled: {reason}",
             hint=f"`flowstone run show {self.id}` tells who did it; start it again with fs.run(…)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -221,6 +222,18 @@ class Lab:
             if not advance or due is None or due <= 0:
                 return count
             self.clock.advance(seconds=due + 0.001)
+
+    def wait_until_one_waits_for_a_lock(self) -> None:
+        """Return when another connection of this database waits for a lock."""
+        text = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        self.wait_until(lambda: bool(self.scalar(text)))
+
+    def wait_until(self, condition: Callable[[], bool], *, within: float = 10.0) -> None:
+        """Return when the condition holds."""
+        ends = time.monotonic() + within
+        while not condition():
+            assert time.monotonic() < ends, "it did not happen"
+            time.sleep(0.005)
 
     # --- look -----------------------------------------------------------------------------------------------------------------
 

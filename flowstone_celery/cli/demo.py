@@ -7,8 +7,10 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +19,8 @@ import click
 from flowstone_celery.cli.desk import desk
 from flowstone_celery.cli.show import console, lasted, mark
 from flowstone_celery.cli.verbs import Verb
+from flowstone_celery.errors import FlowStoneError
+from flowstone_celery.states import RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from flowstone_celery.embedded.servers import Servers
 
 _APP: Final = "flowstone_celery.cli.showcase.pipeline"
+_REQUESTED_BY: Final = "flowstone demo"
 _LEASE_SECONDS: Final = 2.0
 _RUN_SECONDS: Final = 120.0
 _LOOK_EVERY: Final = 0.1
@@ -63,6 +68,8 @@ def _play(say: Stage, folder: Path, settings: Settings, cleaning: ExitStack) -> 
     """Every phase in its order; what each starts is ended by `cleaning`."""
     from flowstone_celery.cli.showcase.crew import CHILDREN, Crew
 
+    # The servers take their time to start; meanwhile this process loads what it needs next.
+    threading.Thread(target=import_module, args=(_APP,), name="flowstone-demo", daemon=True).start()
     with say.phase("PostgreSQL and Redis are up"):
         found = _servers(settings, cleaning)
     variables = _variables(found)
@@ -71,12 +78,13 @@ def _play(say: Stage, folder: Path, settings: Settings, cleaning: ExitStack) -> 
         fs = _house(cleaning)
     crew = Crew(_APP, "stdlib", folder, variables)
     cleaning.callback(crew.stop)
-    with say.phase(f"Two Celery workers are ready, {CHILDREN} processes each"):
+    with say.phase(f"Two Celery workers are ready, {CHILDREN} process{'es' * (CHILDREN > 1)} each"):
         for name in ("worker-1", "worker-2"):
             crew.start(name)
         crew.wait_until_ready(fs.database)
     run, accident = _run(say, fs, crew)
-    _report(say, fs, run, accident, folder)
+    _report(say, run, accident, folder)
+    _examine(say, fs, crew)
 
 
 # --- before -----------------------------------------------------------------------------------------------------------------------
@@ -197,15 +205,37 @@ def _run(say: Stage, fs: FlowStone, crew: Crew) -> tuple[Run, Accident]:
     from flowstone_celery.cli.showcase.pipeline import report
 
     with say.phase("The run has ended well, with one worker less"):
-        run = fs.materialize_all(report, requested_by="flowstone demo")
+        _cancel_leftovers(fs)
+        run = fs.materialize_all(report, requested_by=_REQUESTED_BY)
         story, accident = Story(run), Accident(crew, say.loud, "stdlib.parsed_")
         ends = time.monotonic() + _RUN_SECONDS
-        with say.following(run, story) as show:
+        with _cancelled_if_left(run), say.following(run, story) as show:
             while not _over(run, crew, ends):
                 _look(run, story, accident, show)
             _look(run, story, accident, show)
         _check(run, crew, accident)
     return run, accident
+
+
+def _cancel_leftovers(fs: FlowStone) -> None:
+    """No run of a demo that was itself killed is open; our workers would go on with it first."""
+    from flowstone_celery.core import runs
+
+    for status in (RunStatus.PENDING, RunStatus.RUNNING):
+        for row in runs.page(fs.database, name="stdlib.report", status=status):
+            if row["requested_by"] == _REQUESTED_BY:
+                runs.cancel(fs.database, row["id"], actor=_REQUESTED_BY, reason="its demo is gone")
+
+
+@contextmanager
+def _cancelled_if_left(run: Run) -> Iterator[None]:
+    """If the block is left early, the run ends too: nobody would go on with it."""
+    try:
+        yield
+    except BaseException:
+        with suppress(FlowStoneError):  # what went wrong matters more
+            run.cancel(actor=_REQUESTED_BY, reason="the demo ended early")
+        raise
 
 
 def _look(run: Run, story: Story, accident: Accident, show: Callable[[list[dict[str, Any]]], None]) -> None:
@@ -240,17 +270,30 @@ def _check(run: Run, crew: Crew, accident: Accident) -> None:
 # --- after ------------------------------------------------------------------------------------------------------------------------
 
 
-def _report(say: Stage, fs: FlowStone, run: Run, accident: Accident, folder: Path) -> None:
+def _report(say: Stage, run: Run, accident: Accident, folder: Path) -> None:
+    """The report stands on the terminal and in the demo's folder."""
     from flowstone_celery.cli.showcase import closing, page
-    from flowstone_celery.core import doctor
 
     with say.phase("The report is written"):
-        value = run.get(timeout=1.0)
-        findings = doctor.examine(fs.database)
-        path = folder / "report.html"
+        value, path = run.get(timeout=1.0), folder / "report.html"
         path.write_text(page.page(value, run.row, list(run.events()), accident), encoding="utf-8")
-    closing.tables(say.console, value, accident, findings)
-    say.note(f"HTML page with charts: {_short(path)}")
+    closing.tables(say.console, value, accident)
+    say.note(f"  HTML page with charts: {_short(path)}")
+
+
+def _examine(say: Stage, fs: FlowStone, crew: Crew) -> None:
+    """The doctor finds nothing.
+
+    Raises:
+        DemoFailed: it finds that an invariant does not hold.
+    """
+    from flowstone_celery.core import doctor
+
+    with say.phase("The doctor finds every invariant to hold"):
+        findings = doctor.examine(fs.database)
+        if findings:
+            told = "\n".join(f"  {each.invariant}: {each.sentence}" for each in findings)
+            raise crew.failed(f"the doctor found:\n{told}")
 
 
 def _short(path: Path) -> str:

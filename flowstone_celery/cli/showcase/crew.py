@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from flowstone_celery.db.database import Database
 
-CHILDREN: Final = 2
-"""Processes of each worker's pool."""
+CHILDREN: Final = 1 if (os.cpu_count() or 1) <= 2 else 2
+"""Processes of each worker's pool: no more than the machine has cores for."""
 _READY_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 10.0
 _LOOK_EVERY: Final = 0.05

@@ -46,7 +46,8 @@ WITH candidate AS (
 
 -- name: claim_next (step: ready -> running; run: pending -> running)
 -- The door of a query: the queue's next ready row that this worker may run, by priority, due time and id, among those that no
--- wake-up is on its way to: so each message finds its row, and few are in vain.
+-- wake-up is on its way to: so each message finds its row, and few are in vain. No row back while a more urgent one is on its way:
+-- its message may stand behind others, so `claim_promised` takes it.
 WITH RECURSIVE
 -- use: levels_of_queue
 , candidate AS (
@@ -55,13 +56,20 @@ WITH RECURSIVE
          WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.queue = %(queue)s AND s.priority = l.priority
            AND (%(only_run)s::uuid IS NULL OR s.run_id = %(only_run)s) AND
            -- use: may_run_here
+           AND NOT EXISTS (
+               SELECT 1 FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
+                WHERE s.sent_at IS NOT NULL AND s.status = 'ready' AND s.queue = %(queue)s AND s.priority > l.priority
+                  AND (%(only_run)s::uuid IS NULL OR s.run_id = %(only_run)s) AND
+                  -- use: may_run_here
+           )
          ORDER BY s.due_at, s.id LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED
     ) c LIMIT 1
 ),
 -- use: claimed
 
 -- name: claim_promised (step: ready -> running; run: pending -> running)
--- The same among the few rows whose wake-up is on its way, for when nothing else is ready: its message will find the row gone.
+-- The same among the few rows whose wake-up is on its way, for when nothing else, or nothing as urgent, is ready: the message will
+-- find the row gone.
 WITH candidate AS (
     SELECT s.id FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
      WHERE s.sent_at IS NOT NULL AND s.status = 'ready' AND s.queue = %(queue)s

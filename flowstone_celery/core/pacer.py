@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
 from flowstone_celery import faults
-from flowstone_celery.core import runs, steps
+from flowstone_celery.core import inline, runs, steps
 from flowstone_celery.core.model import WakeUp
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.errors import TooManyCrashes
@@ -99,8 +99,11 @@ class Pacer:
         return min(poll, max(0.001, agenda["next_due_in"])) if agenda["next_due_in"] is not None else poll
 
     def wake(self, queues: Sequence[str]) -> int:
-        """Promise and send wake-ups on these queues, as far as each has room."""
-        return sum(self._in_transaction(self._promised(queue)) for queue in queues)
+        """Promise and send wake-ups on these queues, as far as each has room.
+
+        None on the inline queue: nobody listens there, and a message would stay in the broker for ever.
+        """
+        return sum(self._in_transaction(self._promised(queue)) for queue in queues if queue != inline.QUEUE)
 
     def _promised(self, queue: str) -> _Work:
         return lambda tx: steps.promise(tx, queue, min_wakeups=self._settings.min_wakeups)

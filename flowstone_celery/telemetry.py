@@ -359,6 +359,7 @@ class ConsoleFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name that logging calls
+        """The line, with the event's fields behind it."""
         pairs = (f" {name}={value}" for name, value in _told(record).items() if value not in (None, ""))
         return super().formatMessage(record) + "".join(pairs)
 
@@ -367,6 +368,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object for each line: at, level, logger, message (an event's name), and the event's fields."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """The line as one JSON object."""
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         head = {
             "at": at,

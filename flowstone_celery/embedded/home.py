@@ -77,10 +77,12 @@ class Home:
 
     @property
     def redis(self) -> Path:
+        """Where Redis keeps its data and its log."""
         return self.path / "redis"
 
     @property
     def state_file(self) -> Path:
+        """What is up: pids, ports or sockets, and URLs."""
         return self.path / "servers.json"
 
 

@@ -18,6 +18,7 @@ from flowstone_celery.core.workers import Node
 from flowstone_celery.errors import FlowStoneError, UnsupportedPool
 from flowstone_celery.worker.advice import advice
 from flowstone_celery.worker.house import HEADER, House, house_of
+from flowstone_celery.worker.prefork import let_children_go
 from flowstone_celery.worker.seat import PREFORK, Place
 from flowstone_celery.worker.task import EARLY_ACK_SECONDS, StepTask
 from flowstone_celery.worker.tether import Tether
@@ -92,6 +93,7 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery's cla
         self.tell_events()
         if state.should_terminate:
             self._end_long_steps()
+        let_children_go(self._worker.pool)
 
     def tell_events(self) -> None:
         """Processes of the pool send task events exactly if this worker does (`-E`, or switched on by a monitor)."""

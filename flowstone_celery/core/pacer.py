@@ -188,6 +188,9 @@ def end_at_limit(
         SQL["at_limit"],
         workers=list(workers),
         lost=lost,
+        crash=int(crash),
+        loss=int(not crash),
+        crash_limit=settings.crash_limit,
         loss_limit=settings.loss_limit,
         lease=settings.lease_seconds,
     )

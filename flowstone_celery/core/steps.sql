@@ -251,7 +251,9 @@ SELECT s.id AS step, s.worker_id AS worker, s.fence, s.run_id, s.name, s.partiti
        w.node_name, w.pid
   FROM flowstone.steps s JOIN flowstone.workers w ON w.id = s.worker_id CROSS JOIN flowstone.pacer p
  WHERE s.status = 'running'
-   AND (s.worker_id = ANY (%(workers)s::bigint[])
+   AND ((s.worker_id = ANY (%(workers)s::bigint[])
+         -- A claim that the process had sent before it died may land after the others were released: it is not at a limit.
+         AND (s.crashes + %(crash)s >= %(crash_limit)s OR s.losses + %(loss)s >= %(loss_limit)s))
         OR (%(lost)s AND w.alive_until < flowstone.now() AND s.losses + 1 >= %(loss_limit)s
             AND p.steady_since < flowstone.now() - make_interval(secs => %(lease)s)))
  ORDER BY s.id LIMIT 100;

@@ -180,9 +180,10 @@ class Lab:
         return Pacer(self.database, self.settings, self.postbox, uuid4())
 
     def steady(self) -> None:
-        """The pacer has been steady for a lease time and more."""
+        """The pacer has been steady for half an hour (on the virtual clock: the server itself has not been up for that long)."""
+        self.clock.advance(hours=1)
         self.sql(
-            "UPDATE flowstone.pacer SET steady_since = flowstone.now() - interval '1 hour', beat_at = flowstone.now()"
+            "UPDATE flowstone.pacer SET steady_since = flowstone.now() - interval '30 minutes', beat_at = flowstone.now()"
         )
 
     # --- one transition -------------------------------------------------------------------------------------------------------

@@ -109,8 +109,10 @@ class Keeper:
     def _look(self) -> None:
         processes = self._database.once(SQL["workers_of_place"], place=self._place)
         dead = [row for row in processes if not _lives(row)]
-        for own in (True, False):
-            self._release([row["id"] for row in dead if (row["node_key"] == self.node.key) is own], own=own)
+        self._release([row["id"] for row in dead if row["node_key"] == self.node.key], own=True)
+        # A neighbor's dead are its own keeper's, who knows whether they crashed; without one they are lost.
+        orphans = [row for row in dead if row["node_key"] != self.node.key and not _is_kept(row)]
+        self._release([row["id"] for row in orphans], own=False)
         if time.monotonic() >= self._beat_again:
             self._beat(processes)
         self._watch()
@@ -213,6 +215,12 @@ def _lives(row: Row) -> bool:
     """The very process that registered is there (its pid was not given to another) and is no zombie."""
     state = proc_state(row["pid"])
     return state is not None and state[0] not in "ZX" and state[1] == row["pid_started"]
+
+
+def _is_kept(row: Row) -> bool:
+    """Whether a keeper stands by this process. One whose pid was given to another seems to; the lease then ends by itself."""
+    state = proc_state(row["keeper_pid"]) if row["keeper_pid"] else None
+    return state is not None and state[0] not in "ZX"
 
 
 def _works(row: Row) -> bool:

@@ -42,8 +42,10 @@ UPDATE flowstone.workers SET status = 'dead', alive_until = least(alive_until, f
 RETURNING id;
 
 -- name: workers_of_place
--- The processes of this machine that may still be believed alive, with what the keeper must know of each.
-SELECT id, node_key, node_name, pid, pid_started FROM flowstone.workers WHERE place = %(place)s AND status = 'live';
+-- The processes of this machine that may still be believed alive, with what a keeper must know of each, and whose they are.
+SELECT w.id, w.node_key, w.node_name, w.pid, w.pid_started, n.keeper_pid
+  FROM flowstone.workers w LEFT JOIN flowstone.nodes n ON n.key = w.node_key AND n.place = w.place AND n.status <> 'gone'
+ WHERE w.place = %(place)s AND w.status = 'live';
 
 -- name: watch
 -- What the keeper must interrupt on its node: work of runs that are being cancelled, and work past its time.
@@ -62,14 +64,16 @@ SELECT n.*, n.alive_until > flowstone.now() AS alive,
   FROM flowstone.nodes n WHERE n.status <> 'gone' ORDER BY n.id;
 
 -- name: forget_nodes (node: live | draining -> gone)
--- Nodes that have not beaten for long are history.
+-- Nodes that have not beaten for long are history. Long is counted while somebody paced: a machine that slept comes back as a whole.
 UPDATE flowstone.nodes SET status = 'gone'
  WHERE status IN ('live', 'draining') AND alive_until < flowstone.now() - make_interval(secs => %(after)s)
+   AND (SELECT p.steady_since FROM flowstone.pacer p) < flowstone.now() - make_interval(secs => %(after)s)
 RETURNING id;
 
 -- name: forget_workers (worker: live -> dead)
 -- So are processes of machines that are gone for good, once they hold nothing.
 UPDATE flowstone.workers w SET status = 'dead'
  WHERE w.status = 'live' AND w.alive_until < flowstone.now() - make_interval(secs => %(after)s)
+   AND (SELECT p.steady_since FROM flowstone.pacer p) < flowstone.now() - make_interval(secs => %(after)s)
    AND NOT EXISTS (SELECT 1 FROM flowstone.steps s WHERE s.worker_id = w.id AND s.status = 'running')
 RETURNING w.id;

@@ -293,6 +293,12 @@ class CorruptRow(FlowStoneError):
     code = "FS-5007"
 
 
+class CommitUnknown(DatabaseUnavailable):
+    """The connection broke while a commit was under way: it may have happened or not."""
+
+    code = "FS-5012"
+
+
 # --- FS-6xxx: values ------------------------------------------------------------------------------------------------------------
 
 
@@ -332,10 +338,11 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
 
 
 def reference_table() -> str:
-    """All codes as a Markdown table."""
+    """All codes of this page as a Markdown table, whatever else is imported."""
     rows = [
         f'| <a id="{kind.code.lower()}"></a>{kind.code} | `{kind.__name__}` | {_summary(kind)} | {"yes" if kind.retryable else ""} |'
         for kind in FlowStoneError.known()
+        if kind.__module__ == __name__
     ]
     return "\n".join(["| code | class | what it says | retryable |", "|---|---|---|---|", *rows])
 

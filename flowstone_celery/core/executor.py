@@ -21,9 +21,9 @@ from flowstone_celery.core.interrupts import CANCELLED, STOP, TIMEOUT, Interrupt
 from flowstone_celery.core.model import Claim, Done, WakeUp
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.steps import Moved
-from flowstone_celery.db.database import CommitUnknown
 from flowstone_celery.errors import (
     Cancelled,
+    CommitUnknown,
     DatabaseUnavailable,
     ExecutionError,
     FlowStoneError,

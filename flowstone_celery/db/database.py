@@ -27,7 +27,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from flowstone_celery import faults
 from flowstone_celery.db import schema as schema_page
 from flowstone_celery.db.statements import Statement
-from flowstone_celery.errors import ConfigError, DatabaseUnavailable, SchemaMismatch
+from flowstone_celery.errors import CommitUnknown, ConfigError, DatabaseUnavailable, SchemaMismatch
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -53,12 +53,6 @@ _NO_SCHEMA = (
     psycopg.errors.InvalidSchemaName,
     psycopg.errors.UndefinedFunction,
 )
-
-
-class CommitUnknown(DatabaseUnavailable):
-    """The connection broke while a commit was under way: it may have happened or not."""
-
-    code = "FS-5012"
 
 
 class Tx:

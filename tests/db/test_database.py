@@ -14,8 +14,8 @@ from corelab import QUEUE, Lab, in_threads, sql, step
 from flowstone_celery import faults
 from flowstone_celery.core import runs
 from flowstone_celery.core.model import Claim, Done
-from flowstone_celery.db.database import CommitUnknown, Database, Tx, masked
-from flowstone_celery.errors import DatabaseUnavailable
+from flowstone_celery.db.database import Database, Tx, masked
+from flowstone_celery.errors import CommitUnknown, DatabaseUnavailable
 
 BACKEND = sql("SELECT pg_backend_pid() AS pid")
 SHOOT = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"

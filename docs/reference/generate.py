@@ -1,10 +1,12 @@
-"""The reference pages that come from the code: settings, events, crash points, errors. `make docs` runs this."""
+"""The reference pages that come from the code: settings, events, crash points, errors, states, options. `make docs` runs this."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from flowstone_celery import config, faults, telemetry
+from flowstone_celery import config, faults, states, telemetry
+from flowstone_celery.assets.options import OPTIONS
 from flowstone_celery.errors import reference_table
 
 HERE = Path(__file__).parent
@@ -12,9 +14,13 @@ HERE = Path(__file__).parent
 
 def main() -> None:
     """Every generated page says what the code says."""
-    pages = {"settings": settings(), "events": events(), "crash-points": crash_points(), "errors": errors()}
-    for name, text in pages.items():
-        (HERE / f"{name}.md").write_text(text.rstrip() + "\n")
+    for name, make in PAGES.items():
+        (HERE / f"{name}.md").write_text(text_of(make))
+
+
+def text_of(make: Callable[[], str]) -> str:
+    """The page as it is written to its file."""
+    return make().rstrip() + "\n"
 
 
 def settings() -> str:
@@ -55,6 +61,51 @@ def errors() -> str:
     return words + reference_table()
 
 
+def state_page() -> str:
+    """Every status and every arrow, as drawings and as tables."""
+    intro = (
+        "What can be true, and how it becomes true. `flowstone_celery/states.py` holds all of it as data; every arrow is one guarded\n"
+        "statement, and no row back means that it did not happen."
+    )
+    users = (
+        "What users see of the step that makes an asset (`fs.status(…).state`). Derived, never stored; a slice that nobody ever asked\n"
+        "for is `missing`."
+    )
+    table = _table(("step", "materialization"), _materializations())
+    machines = map(_machine, states.MACHINES.values())
+    parts = ["# States", intro, *machines, "## Materialization", users, table]
+    return "\n\n".join(parts)
+
+
+def _machine(machine: states.Machine) -> str:
+    order = {name: place for place, name in enumerate(("", *machine.statuses))}
+    arrows = sorted(machine.arrows, key=lambda arrow: (order[arrow[0]], order[arrow[1]]))
+    reached = [name for name in machine.statuses if any(name in arrow for arrow in arrows)]
+    later = [f"`{name}`" for name in machine.statuses if name not in reached]
+    ends = [(name, "[*]") for name in reached if name in machine.terminal]
+    lines = [f"    {source or '[*]'} --> {target}" for source, target in (*arrows, *ends)]
+    note = f"\n\nNamed, and not reached yet: {', '.join(later)}." if later else ""
+    drawing = "\n".join(["```mermaid", "stateDiagram-v2", *lines, "```"])
+    return f"## {machine.noun.capitalize()}\n\n{drawing}{note}"
+
+
+def _materializations() -> list[tuple[str, ...]]:
+    return [(f"`{status}`", f"`{states.materialization(status)}`") for status in states.StepStatus]
+
+
+def assets() -> str:
+    """The page's own words, and the table of options anew."""
+    text = (HERE / "assets.md").read_text()
+    before, begin, rest = text.partition("<!-- options -->\n")
+    _, end, after = rest.partition("<!-- /options -->")
+    rows = [(f"`{name}`", option.is_, f"`{option.example}`") for name, option in OPTIONS.items()]
+    return f"{before}{begin}{_table(('option', 'what it is', 'for example'), rows)}\n{end}{after}"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    return "\n".join([_row(head), _row(("---",) * len(head)), *map(_row, rows)])
+
+
 def _default(value: object) -> str:
     return "unset" if value in (None, ()) else f"`{value}`"
 
@@ -64,12 +115,21 @@ def _signal(event: telemetry.EventType) -> str:
 
 
 def _page(title: str, intro: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [f"# {title}", "", intro, "", _row(head), _row(("---",) * len(head)), *map(_row, rows)]
-    return "\n".join(lines)
+    return "\n".join([f"# {title}", "", intro, "", _table(head, rows)])
 
 
 def _row(cells: tuple[str, ...]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "settings": settings,
+    "events": events,
+    "crash-points": crash_points,
+    "errors": errors,
+    "states": state_page,
+    "assets": assets,
+}
 
 
 if __name__ == "__main__":

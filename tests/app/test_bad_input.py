@@ -110,7 +110,9 @@ def test_unknown_asset(fs: FlowStone) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", [1.5, ["a"], {"a": 1}, b"x", object(), "a\x00", "x" * 2000, (1, (2.5,))], ids=repr
+    "key",
+    [1.5, ["a"], {"a": 1}, b"x", object(), "a\x00", "x" * 2000, (1, (2.5,))],
+    ids=lambda key: type(key).__name__,
 )
 def test_bad_partition(fs: FlowStone, fs_test: TestKit, key: Any) -> None:
     orders = fs.asset(name="orders")(lambda: 1)

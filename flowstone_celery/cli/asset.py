@@ -253,7 +253,7 @@ def make(
     if not (everything or only or force) and fs.exists(name, partition=partition):
         _tell_present(fs, name, partition, as_json=as_json)
         return
-    run = _begin(fs, name, partition, everything=everything, only=only, force=force, inline=here, **options)
+    run = _begin(fs, name, partition, everything=everything, only=only, inline=here, **options)
     if not wait:
         waiting.tell_begun(run, as_json=as_json)
     elif here:
@@ -291,12 +291,27 @@ def _begin(
     *,
     everything: bool,
     only: bool,
-    force: bool,
     **options: Any,
 ) -> Run:
+    """The run is begun and, if it is to be done in this process, not worked yet."""
     given = {**options, "drain": False, "requested_by": desk().actor}
     if everything:
         return fs.materialize_all(name, partition=partition, **given)
     if only:
         return fs.materialize(name, partition=partition, **given)
-    return fs.run(name, partition=partition, force=force, **given)
+    return _begin_missing(fs, name, partition, **given)
+
+
+def _begin_missing(fs: FlowStone, name: str, partition: PartitionKey, **given: Any) -> Run:
+    """A run of the asset and, on every way up from it, of whatever has no value: what `fs.run` begins."""
+    from flowstone_celery.assets import partition as partitions
+
+    graph, target = fs.catalog.graph(), fs.catalog.fetch(name).qualified
+    text = partitions.encode(partition)
+    present = fs.parts.reader.present(graph.plan(target), text)
+    wanted, ahead = {target}, [target]
+    while ahead:
+        absent = [need for need in graph.needs(ahead.pop()) if need not in present and need not in wanted]
+        wanted.update(absent)
+        ahead += absent
+    return fs.begin([target], text, only=wanted, **given)

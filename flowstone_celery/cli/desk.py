@@ -90,10 +90,7 @@ class Desk:
         Raises:
             ServiceUnavailable: none of them is there.
         """
-        if not self.has_app:
-            return self.open_database(self.own_settings)
-        self._opened.append(self.house.database)
-        return self.house.database
+        return self.house.database if self.has_app else self.open_database(self.own_settings)
 
     def open_database(self, settings: Settings) -> Database:
         """The database that these settings name, else the embedded one that is up.
@@ -128,7 +125,9 @@ class Desk:
             return f"uid {os.getuid()}"
 
     def close(self) -> None:
-        """Give back the connections."""
+        """Give back the connections; the house opens them again when it is used."""
+        if "house" in self.__dict__:
+            self.house.close()
         for database in self._opened:
             database.dispose()
 

@@ -65,7 +65,7 @@ def dev(*, reloads: bool, with_beat: bool, with_flower: bool, flower_port: int, 
     refuse_in_production()
     name, over = app_name(), _Endings()
     with ExitStack() as stack:
-        urls = stack.enter_context(_servers())
+        urls = stack.enter_context(serving())
         stack.enter_context(over)
         crew = [_Member("worker", celery_command(name, "worker", "-E", "-l", "info", "-c", str(concurrency)))]
         if with_beat:
@@ -95,7 +95,7 @@ def _tell(urls: dict[str, str], name: str) -> None:
 
 
 @contextmanager
-def _servers() -> Iterator[dict[str, str]]:
+def serving() -> Iterator[dict[str, str]]:
     """A database with this code's schema and a broker answer: those of the settings, else embedded ones.
 
     Embedded servers that were up before stay up afterwards.

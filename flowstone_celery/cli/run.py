@@ -58,7 +58,7 @@ def _filters(verb: Callable[..., Any]) -> Callable[..., Any]:
         "-p", "--partition", type=Partition(), metavar="KEY", help="Only runs for this partition."
     )(verb)
     verb = click.option("--name", help="Only runs for this asset.")(verb)
-    return click.option("--status", type=click.Choice(list(RunStatus)), help="Only runs in this status.")(
+    return click.option("--status", type=click.Choice([each.value for each in RunStatus]), help="Only runs in this status.")(
         verb
     )
 

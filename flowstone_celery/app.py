@@ -169,8 +169,9 @@ class FlowStone:
         spec = self._spec(asset)
         text = partitions.encode(partition)
         ancestry = self.catalog.graph().plan(spec.qualified)
-        present = self.parts.reader.present(ancestry, text)
-        if spec.qualified in present and not force:
+        asked = [name for name in ancestry if not (force and name == spec.qualified)]
+        present = self.parts.reader.present(asked, text) if asked else {}
+        if spec.qualified in present:
             made = (spec.qualified, text)
             return Run(present[spec.qualified], self.database, self.parts.reader.of_run, made=made)
         if not with_deps:

@@ -34,6 +34,7 @@ def underlying(function: Callable[..., Any]) -> Any:
             return found
 
 
+@functools.lru_cache(maxsize=10_000)
 def code_digest(function: Callable[..., Any]) -> str:
     """The SHA-256 of the function's code, constants and defaults, as 64 hexadecimal digits."""
     found = underlying(function)

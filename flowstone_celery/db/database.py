@@ -68,7 +68,8 @@ class Tx:
         """Run the statement and return its rows."""
         cursor = self._connection.cursor(row_factory=dict_row)
         cursor.execute(statement.sql(self._schema), values)
-        return cursor.fetchall() if cursor.description else []
+        # `description` would build an object for each column only to be asked whether there are any.
+        return cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else []
 
     def row(self, statement: Statement, **values: object) -> Row | None:
         """Run the statement and return its first row, or None: then it did not happen."""
@@ -152,7 +153,9 @@ class Database:
             "application_name": f"{self._application}:{os.getpid()}",
         }
         if self._pooler == "session":
-            arguments["options"] = "-c timezone=UTC"
+            # Plans of prepared statements outlive the emptiness they were made in: a plan that reads a whole table because it was
+            # small would be kept when it is large. Every named statement has an index to stand on.
+            arguments["options"] = "-c timezone=UTC -c enable_seqscan=off -c jit=off"
         engine = create_engine(
             self.url, pool_size=self._pool_size, max_overflow=20, pool_timeout=30, connect_args=arguments
         )

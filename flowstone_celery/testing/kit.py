@@ -11,8 +11,7 @@ from flowstone_celery import faults
 from flowstone_celery.assets import partition as partitions
 from flowstone_celery.core import doctor, runs
 from flowstone_celery.core.executor import Executor
-from flowstone_celery.core.inline import QUEUE
-from flowstone_celery.core.interrupts import Interrupts
+from flowstone_celery.core.inline import QUEUE, InlineInterrupts
 from flowstone_celery.core.pacer import Pacer, end_at_limit
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.workers import Node, WorkerProcess, report_node
@@ -111,7 +110,7 @@ class TestKit:
         node = Node.inline(QUEUE, self.fs.knows())
         report_node(self.database, node, keeper_pid=node.pid, lease=_FOR_EVER)
         worker = WorkerProcess(self.database, node.key, node.name, _FOR_EVER)
-        return self.fs.executor_for(worker, Interrupts())
+        return self.fs.executor_for(worker, InlineInterrupts(self.database))
 
     # --- crash ----------------------------------------------------------------------------------------------------------------
 

@@ -203,6 +203,26 @@ def test_the_flowstone_is_as_it_was_afterwards(flowstone_settings: Settings) -> 
     fs.close()
 
 
+def test_timeouts_and_cancellations_end_code_that_asks(fs_test: TestKit) -> None:
+    fs = fs_test.fs
+
+    @fs.asset(timeout=0.05)
+    def slow(ctx: Context) -> int:
+        while True:
+            ctx.check()
+
+    @fs.asset
+    def unwanted(ctx: Context) -> int:
+        fs.handle(ctx.run_id).cancel(reason="enough")
+        while True:
+            ctx.check()
+
+    run = fs_test.run(slow)
+    assert run.failed()
+    assert "longer than its timeout" in str(run.steps()[0]["error"])
+    assert fs_test.run(unwanted).state == "cancelled"
+
+
 # --- assertions -----------------------------------------------------------------------------------------------------------------
 
 

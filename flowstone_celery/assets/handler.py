@@ -16,7 +16,7 @@ from flowstone_celery.assets.context import Context
 from flowstone_celery.assets.plain import plain_object
 from flowstone_celery.core.model import Answer, Call, Claim, Done
 from flowstone_celery.errors import CorruptRow, DependencyNotReady, InvalidValue
-from flowstone_celery.io.manager import Slot, Stored, watched
+from flowstone_celery.io.manager import Slot, Stored, kept, watched
 from flowstone_celery.outcomes import Cancel, Skip, Value, as_outcome
 from flowstone_celery.record import values
 from flowstone_celery.record.values import AssetValue, NewValue, RecentValues, Upstream
@@ -198,7 +198,9 @@ class AssetHandler:
         metadata = None if outcome.metadata is None else plain_object(outcome.metadata, where)
         with watched("store", spec.io, slot) as told:
             stored = call.patiently(lambda: self._shelf[spec.io].store(slot, outcome.value))
+            kept(spec.io, slot, stored)
             told["bytes"] = stored.size
+        pointer = None if stored.pointer is None else plain_object(stored.pointer, f"pointer of {spec.io!r}")
         return NewValue(
             asset=claim.name,
             partition=claim.partition,
@@ -209,7 +211,7 @@ class AssetHandler:
             size=stored.size,
             digest=stored.digest,
             content=stored.content,
-            pointer=stored.pointer,
+            pointer=pointer,
             metadata=metadata,
             code_version=spec.code_version,
             code_digest=spec.code_digest,

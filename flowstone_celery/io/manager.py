@@ -90,6 +90,32 @@ def watched(act: Literal["load", "store"], manager: str, slot: Slot) -> Iterator
         emit("flowstone.io.load.stop" if act == "load" else "flowstone.io.store.stop", **about, **told)
 
 
+def kept(manager: str, slot: Slot, stored: Stored) -> Stored:
+    """What a manager's `store` answered, if a row can hold it: told here, while it is still an attempt that can fail.
+
+    Raises:
+        StorageError: it is no `Stored`, or says neither or both of content and pointer, or other than bytes, text and numbers.
+    """
+    fit = (
+        isinstance(stored, Stored)
+        and (stored.content is None) is not (stored.pointer is None)
+        and isinstance(stored.content, bytes | None)
+        and isinstance(stored.pointer, Mapping | None)
+        and isinstance(stored.digest, str)
+        and isinstance(stored.size, int)
+        and stored.size >= 0
+    )
+    if fit:
+        return stored
+    raise StorageError(
+        f"IO manager {manager!r} answered {stored!r:.200} for asset {slot.asset!r}, which no row can hold",
+        hint="store answers Stored(size, digest, content=bytes) or Stored(size, digest, pointer={plain JSON})",
+        io=manager,
+        asset=slot.asset,
+        partition=slot.partition,
+    )
+
+
 def _own_error(act: str, manager: str, slot: Slot, error: Exception) -> FlowStoneError:
     unfit = act == "store" and isinstance(error, TypeError | ValueError)
     return (InvalidValue if unfit else StorageError)(

@@ -226,8 +226,11 @@ class Moody(MemoryIO):
     name = "moody"
     on_store: Exception | None = None
     on_load: Exception | None = None
+    answer: Any = None
 
     def store(self, slot: Slot, value: object) -> Stored:
+        if self.answer:
+            return self.answer  # type: ignore[no-any-return] # the mistake under test
         error, self.on_store = self.on_store, None
         if error:
             raise error
@@ -286,6 +289,29 @@ def test_a_type_that_a_manager_cannot_take_costs_no_retry(fs: FlowStone, moody: 
     error = failure(fs, "orders").__cause__
     assert isinstance(error, InvalidValue)
     assert "cannot serialize int" in str(error)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "a path",
+        Stored(1, ""),
+        Stored(1, "", content=b"x", pointer={"a": 1}),
+        Stored(-1, "", content=b"x"),
+        Stored(1, "", content="x"),  # type: ignore[arg-type] # the mistake under test
+        Stored(1, "", pointer={"at": object()}),
+    ],
+    ids=["text", "neither", "both", "negative", "text content", "object in pointer"],
+)
+def test_an_answer_that_no_row_can_hold_fails_the_attempt_and_not_the_worker(
+    fs: FlowStone, moody: Moody, answer: object
+) -> None:
+    fs.asset(name="orders", io="moody")(lambda: 1)
+    moody.answer = answer
+    error = failure(fs, "orders").__cause__
+    assert isinstance(error, StorageError | InvalidValue)
+    assert "'moody'" in str(error)
+    assert stored(fs) == 0
 
 
 def test_an_error_while_loading_is_the_managers_and_not_the_assets(fs: FlowStone, moody: Moody) -> None:

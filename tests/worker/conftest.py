@@ -125,8 +125,12 @@ class Site:
         worker = Worker(process, mark, name, log)
         self.workers.append(worker)
         if wait:
-            until(lambda: worker.said("ready.") and self.node(worker), what=f"{name} to start")
+            until(lambda: self._is_up(worker), what=f"{name} to start")
         return worker
+
+    def _is_up(self, worker: Worker) -> bool:
+        assert worker.process.poll() is None, worker.log.read_text()
+        return bool(worker.said("ready.") and self.node(worker))
 
     def _env(self) -> dict[str, str]:
         settings = self.settings
@@ -171,17 +175,16 @@ class Site:
         """Let a slow asset end."""
         (self.scratch / f"go-{name}").touch()
 
-    def close(self) -> list[str]:
-        """Kill what still runs; answers what it was."""
-        left = [each for worker in self.workers for each in worker.processes()]
-        told = [" ".join(each.cmdline()) for each in left]
-        for each in left:
-            each.kill()
-        psutil.wait_procs(left, 5)
-        for worker in self.workers:
+    def close(self, workers: list[Worker] | None = None) -> None:
+        """Kill what still runs of these workers, or of all."""
+        ending = list(self.workers) if workers is None else workers
+        for worker in ending:
+            left = worker.processes()
+            for each in left:
+                each.kill()
+            psutil.wait_procs(left, 5)
             worker.process.wait(5)
-        self.workers.clear()
-        return told
+            self.workers.remove(worker)
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +197,9 @@ def module_site(flowstone_databases: Databases, tmp_path_factory: pytest.TempPat
         broker.flushall()
         shop.app.conf.broker_url = settings.redis_url
         before = shop.fs.use(settings=settings, mode="celery")
-        yield Site(settings, tmp_path_factory.mktemp("scratch"), broker)
+        site = Site(settings, tmp_path_factory.mktemp("scratch"), broker)
+        yield site
+        site.close()
         shop.fs.close()
         shop.fs.use(**before)
         broker.close()
@@ -202,8 +207,10 @@ def module_site(flowstone_databases: Databases, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture
 def site(module_site: Site) -> Iterator[Site]:
-    """The module's site with an empty broker; a test's workers end with it, and the doctor finds nothing then."""
-    module_site.broker.flushall()
+    """The module's site; a test's own workers end with it, and the doctor finds nothing then."""
+    before = list(module_site.workers)
+    if not before:
+        module_site.broker.flushall()
     yield module_site
-    module_site.close()
+    module_site.close([worker for worker in module_site.workers if worker not in before])
     assert doctor.examine(module_site.fs.database) == []

@@ -1,4 +1,4 @@
-"""Processes die at any moment; the rows reach their right end, soon and by themselves."""
+"""Children, keepers and parents die, tasks are unknown, queues come and go: the rows reach their right end by themselves."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ import time
 import pytest
 
 from flowstone_celery.errors import RunFailed, StepTimeout
-from worker.conftest import Site, until
+from worker.conftest import Site, Worker, until
 
 pytestmark = pytest.mark.worker
 
 
-def test_a_killed_child_is_released_and_its_step_runs_again_within_seconds(site: Site) -> None:
-    worker = site.start(slots=2)
+@pytest.fixture(scope="module", autouse=True)
+def worker(module_site: Site) -> Worker:
+    """One worker for the tests that leave their worker alive."""
+    return module_site.start(slots=2)
+
+
+def test_a_killed_child_is_released_and_its_step_runs_again_within_seconds(
+    site: Site, worker: Worker
+) -> None:
     begun = time.monotonic()
     run = site.fs.run("deadly", partition="child")
     assert run.get(timeout=10) == "survived"
@@ -26,36 +33,7 @@ def test_a_killed_child_is_released_and_its_step_runs_again_within_seconds(site:
     until(lambda: worker.said("ready.") and site.broker.hlen("unacked") == 0, what="the dead child's message")
 
 
-def test_a_new_worker_takes_over_when_parent_and_keeper_are_killed(site: Site) -> None:
-    worker = site.start()
-    run = site.fs.run("slow", partition="orphan")
-    until(lambda: site.notes("slow-orphan"))
-    for pid in (worker.keeper().pid, worker.process.pid):
-        os.kill(pid, signal.SIGKILL)
-    worker.process.wait(5)
-    until(lambda: not worker.processes(), what="the children to follow their parent")
-    site.go("orphan")
-    site.start()
-    assert run.get(timeout=15) == "orphan"
-    (step,) = site.steps(run)
-    assert (step["attempt"], step["crashes"], step["losses"]) == (2, 0, 1)
-
-
-def test_a_keeper_outlives_its_parent_just_long_enough_to_release_its_work(site: Site) -> None:
-    worker = site.start()
-    run = site.fs.run("slow", partition="parentless")
-    until(lambda: site.notes("slow-parentless"))
-    os.kill(worker.process.pid, signal.SIGKILL)
-    worker.process.wait(5)
-    until(lambda: not worker.processes(), what="the keeper to leave")
-    (step,) = site.steps(run)
-    assert (step["status"], step["crashes"]) == ("ready", 0)
-    assert site.node(worker) is None
-    run.cancel()
-
-
-def test_a_killed_keeper_is_replaced_and_keeps_the_same_node(site: Site) -> None:
-    worker = site.start()
+def test_a_killed_keeper_is_replaced_and_keeps_the_same_node(site: Site, worker: Worker) -> None:
     old, node = worker.keeper().pid, site.node(worker)
     os.kill(old, signal.SIGKILL)
     fresh = until(
@@ -66,8 +44,7 @@ def test_a_killed_keeper_is_replaced_and_keeps_the_same_node(site: Site) -> None
     assert site.fs.run("quick", partition="kept").get(timeout=10) == "kept"
 
 
-def test_a_timeout_interrupts_user_code_and_kills_what_swallows_it(site: Site) -> None:
-    worker = site.start(slots=2)
+def test_a_timeout_interrupts_user_code_and_kills_what_swallows_it(site: Site, worker: Worker) -> None:
     soft, hard = site.fs.run("soft"), site.fs.run("hard")
     for run in (soft, hard):
         with pytest.raises(RunFailed) as failure:
@@ -81,8 +58,7 @@ def test_a_timeout_interrupts_user_code_and_kills_what_swallows_it(site: Site) -
     assert site.notes("swallowed")
 
 
-def test_a_cancelled_run_interrupts_its_step(site: Site) -> None:
-    site.start()
+def test_a_cancelled_run_interrupts_its_step(site: Site, worker: Worker) -> None:
     run = site.fs.run("slow", partition="cancelled")
     until(lambda: site.notes("slow-cancelled"))
     run.cancel()
@@ -90,8 +66,8 @@ def test_a_cancelled_run_interrupts_its_step(site: Site) -> None:
     assert site.steps(run)[0]["status"] == "cancelled"
 
 
-def test_an_unknown_task_keeps_its_row_and_says_so(site: Site) -> None:
-    worker = site.start()
+def test_an_unknown_task_keeps_its_row_and_says_so(site: Site, worker: Worker) -> None:
+    tracebacks = worker.said("Traceback")  # Celery's own, of children that were killed before
     run = site.fs.run("quick", partition="unknown", delay=3600)
     site.rows(
         "UPDATE flowstone.steps SET task = 'shop.unheard', due_at = now(), sent_at = NULL WHERE run_id = %(run)s RETURNING id",
@@ -101,15 +77,14 @@ def test_an_unknown_task_keeps_its_row_and_says_so(site: Site) -> None:
     assert "shop.unheard" in note
     assert worker.name in note
     assert site.steps(run)[0]["status"] == "ready"
-    assert worker.said("shop.unheard") == 1
-    assert worker.said("Traceback") == 0
+    assert worker.said("does not know task shop.unheard") == 1
+    assert worker.said("Traceback") == tracebacks
     assert site.broker.hlen("unacked") == 0
     assert site.fs.run("quick", partition="known").get(timeout=10) == "known"
     run.cancel()
 
 
-def test_queue_changes_reach_the_nodes_row(site: Site) -> None:
-    worker = site.start()
+def test_queue_changes_reach_the_nodes_row(site: Site, worker: Worker) -> None:
     control = site.fs.app.control
     run = site.fs.run("late")
     control.add_consumer("late", destination=[worker.name], reply=True, timeout=5)
@@ -119,12 +94,16 @@ def test_queue_changes_reach_the_nodes_row(site: Site) -> None:
     until(lambda: site.node(worker)["queues"] == ["celery"])
 
 
-def test_a_long_steps_message_is_acknowledged_before_the_broker_delivers_it_again(site: Site) -> None:
-    site.start(SHOP_VISIBILITY="4")
-    run = site.fs.run("slow", partition="long")
-    until(lambda: site.notes("slow-long"))
-    until(lambda: site.broker.hlen("unacked") == 0, seconds=4, what="the early acknowledgement")
-    assert site.steps(run)[0]["status"] == "running"
-    site.go("long")
-    assert run.get(timeout=10) == "long"
-    assert len(site.notes("slow-long")) == 1
+@pytest.mark.xfail(
+    reason="core: rows that nobody knows keep their promised wake-ups and fill the queue's room", strict=True
+)
+def test_many_steps_that_nobody_here_knows_do_not_stop_the_others(site: Site, worker: Worker) -> None:
+    strangers = [site.fs.run("quick", partition=f"stranger{number}", delay=3600) for number in range(12)]
+    site.rows(
+        "UPDATE flowstone.steps SET task = 'shop.unheard', due_at = now() WHERE run_id = ANY (%(runs)s) RETURNING id",
+        runs=[run.uuid for run in strangers],
+    )
+    until(lambda: sum(bool(site.steps(run)[0]["note"]) for run in strangers) >= 6, what="the notes")
+    assert site.fs.run("quick", partition="native").get(timeout=4) == "native"
+    for run in strangers:
+        run.cancel()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -19,17 +18,10 @@ from worker.conftest import Site, Worker, until
 pytestmark = pytest.mark.worker
 
 
-@pytest.fixture(scope="module")
-def worker(module_site: Site) -> Iterator[Worker]:
+@pytest.fixture(scope="module", autouse=True)
+def worker(module_site: Site) -> Worker:
     """One worker that sends task events, for the whole module."""
-    yield module_site.start("-E", slots=2)
-    module_site.close()
-
-
-@pytest.fixture
-def site(module_site: Site, worker: Worker) -> Site:
-    """The module's site; its worker goes on."""
-    return module_site
+    return module_site.start("-E", slots=2)
 
 
 class Monitor:

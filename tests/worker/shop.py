@@ -107,3 +107,10 @@ def hard(ctx: Context) -> None:
 @fs.asset(queue="late")
 def late() -> str:
     return "late"
+
+
+if "SHOP_BROKEN" in os.environ:
+
+    @fs.asset
+    def dangling(nowhere: int) -> int:
+        return nowhere

@@ -62,6 +62,25 @@ def test_a_cold_stop_gives_the_running_step_back_at_no_cost(site: Site) -> None:
     run.cancel()
 
 
+def test_a_cold_stop_ends_a_long_step_too_whose_message_is_acknowledged(site: Site) -> None:
+    worker = site.start(SHOP_VISIBILITY="2")
+    run = site.fs.run("slow", partition="coldlong")
+    until(lambda: site.notes("slow-coldlong") and site.broker.hlen("unacked") == 0)
+    assert worker.stop(signal.SIGQUIT) < 8
+    (step,) = site.steps(run)
+    assert (step["status"], step["failures"], step["crashes"], step["losses"]) == ("ready", 0, 0, 0)
+    assert_gone(site, worker)
+    run.cancel()
+
+
+def test_a_worker_with_a_wrong_declaration_ends_with_one_sentence(site: Site) -> None:
+    worker = site.start(wait=False, SHOP_BROKEN="1")
+    assert worker.process.wait(15) == 1
+    assert worker.said("FS-1003") == 1
+    assert worker.said("Traceback") == 0
+    assert worker.processes() == []
+
+
 def test_a_busy_worker_stops_in_time(site: Site) -> None:
     """Without `let_children_go` four of five such stops take more than 30 s."""
     worker = site.start(slots=2)

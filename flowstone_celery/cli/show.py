@@ -67,7 +67,10 @@ def mark(status: str, word: str | None = None) -> Text:
 
 
 def _has_shapes() -> bool:
-    return (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "") == "utf8"
+    file = getattr(
+        sys.stdout, "rich_proxied_file", sys.stdout
+    )  # a live picture stands before the real stdout
+    return (getattr(file, "encoding", None) or "ascii").lower().replace("-", "") == "utf8"
 
 
 def put_json(found: object) -> None:

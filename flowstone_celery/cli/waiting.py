@@ -35,8 +35,8 @@ def wait_for(run: Run, *, timeout: float | None, as_json: bool) -> None:
         WaitTimeout: the time was over first.
     """
     output = console(err=as_json)
-    _announce(run, as_json=as_json)
     try:
+        _announce(run, as_json=as_json)
         with live.followed(run, output) as say:
             run.wait(timeout, on_stall=say)
     except KeyboardInterrupt:

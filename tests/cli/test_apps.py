@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +36,19 @@ def test_same_verbs_below_celery(project: Path, monkeypatch: pytest.MonkeyPatch)
     missing = run("celery", "-A", "shop", "flowstone", "asset", "get", "orders")
     assert missing.returncode == 3
     assert missing.stderr.startswith("FS-6003")
+
+
+def test_ctrl_c_leaves_the_run_alone_and_exits_130(project: Path) -> None:
+    command = [sys.executable, "-m", "flowstone_celery.cli.main", "asset", "run", "orders", "--queue", "etl"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("run ")
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "The run goes on. flowstone run wait" in told
+    (row,) = map(json.loads, run("flowstone_celery.cli.main", "run", "ls", "--json").stdout.splitlines())
+    assert row["status"] == "pending"
 
 
 def test_help_of_celery_lists_us_and_loads_nothing_heavy(project: Path) -> None:

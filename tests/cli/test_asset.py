@@ -182,7 +182,7 @@ def test_graph_is_drawn_in_three_forms(cli: Cli) -> None:
 
 def test_service_that_is_away_exits_69(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOWSTONE_DATABASE_URL", "postgresql://nobody:geheim@127.0.0.1:1/none")
-    result = cli("db", "current")
+    result = cli("asset", "status")
     assert result.exit_code == 69
     assert "FS-5002" in result.stderr
     assert "geheim" not in result.output

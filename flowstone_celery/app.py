@@ -81,7 +81,6 @@ class FlowStone:
             from flowstone_celery.worker.house import attach
 
             attach(self.app, self)
-            self.app.on_after_configure.connect(self._name_broker, weak=False)
         settle_in(self)
 
     # --- declare --------------------------------------------------------------------------------------------------------------
@@ -323,13 +322,6 @@ class FlowStone:
         self.parts.close()
 
     # --- inside ---------------------------------------------------------------------------------------------------------------
-
-    def _name_broker(self, *_: Any, **__: Any) -> None:
-        """An app that names no broker gets ours; one that does keeps its own."""
-        if self.app.conf.broker_url is None:
-            url = self.parts.broker_url()
-            if url is not None:
-                self.app.conf.broker_url = url
 
     def _check_io(self, names: Iterable[str]) -> None:
         for spec in map(self.catalog.fetch, names):

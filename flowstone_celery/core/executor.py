@@ -11,25 +11,20 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from flowstone_celery import faults
-from flowstone_celery.core import runs, steps
+from flowstone_celery.core import runs, settle, steps
 from flowstone_celery.core.interrupts import CANCELLED, STOP, TIMEOUT, Interrupted
-from flowstone_celery.core.model import Claim, Done, WakeUp
+from flowstone_celery.core.model import Claim, WakeUp
+from flowstone_celery.core.settle import Failed, GiveBack, Verdict, error_of, timeout_error
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.steps import Moved
-from flowstone_celery.errors import (
-    Cancelled,
-    CommitUnknown,
-    DatabaseUnavailable,
-    ExecutionError,
-    FlowStoneError,
-    StepTimeout,
-)
-from flowstone_celery.outcomes import Cancel, Fail, Retry, Skip
+from flowstone_celery.core.tell import about, tell_settled
+from flowstone_celery.errors import CommitUnknown, DatabaseUnavailable, ExecutionError, FlowStoneError
+from flowstone_celery.outcomes import Cancel
 from flowstone_celery.states import StepStatus
 from flowstone_celery.telemetry import emit
 
@@ -38,7 +33,7 @@ if TYPE_CHECKING:
 
     from flowstone_celery.config import Settings
     from flowstone_celery.core.interrupts import Interrupts
-    from flowstone_celery.core.model import Answer, Carrier, Handler
+    from flowstone_celery.core.model import Carrier, Handler
     from flowstone_celery.core.workers import WorkerProcess
     from flowstone_celery.db.database import Database, Tx
 
@@ -53,22 +48,6 @@ class Observer(Protocol):
 
     def ended(self, claim: Claim, event: str, error: FlowStoneError | None, seconds: float) -> None:
         """The step was settled: succeeded, failed, skipped, cancelled, retry, released, or stale."""
-
-
-@dataclass(frozen=True, slots=True)
-class _GiveBack:
-    """The worker stops: the step goes back unharmed, and the interrupt goes on."""
-
-    reason: str
-    interrupt: BaseException | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    """The attempt failed with this error."""
-
-    error: FlowStoneError
-    retryable: bool
 
 
 class _Stale(Exception):  # noqa: N818 - an event, not an error: rolls the settlement back
@@ -184,16 +163,16 @@ class Executor:
         begun = time.monotonic()
         if observer:
             observer.started(claim)
-        emit("flowstone.step.start", **_about(claim), queue=claim.queue, worker=claim.worker_id)
+        emit("flowstone.step.start", **about(claim), queue=claim.queue, worker=claim.worker_id)
         answer = self._answer(claim)
-        settled = self._settle(claim, answer, turn, only_run)
-        error = answer.error if isinstance(answer, _Failed) else _error_of(answer)
+        answer, settled = self._settle(claim, answer, turn, only_run)
+        error = error_of(answer)
         event = settled.moved.event if settled.moved else "stale"
         seconds = time.monotonic() - begun
         if observer:
             observer.ended(claim, event, error, seconds)
-        _tell(claim, settled.moved, error, seconds)
-        if isinstance(answer, _GiveBack) and answer.interrupt is not None:
+        tell_settled(claim, settled.moved, error, seconds)
+        if isinstance(answer, GiveBack) and answer.interrupt is not None:
             raise answer.interrupt
         if settled.moved is None and turn.may_go_on():
             return self._claim(None, claim.queue, only_run)
@@ -201,7 +180,7 @@ class Executor:
 
     # --- call -----------------------------------------------------------------------------------------------------------------
 
-    def _answer(self, claim: Claim) -> Answer | _Failed | _GiveBack:
+    def _answer(self, claim: Claim) -> Verdict:
         """What the handler answers; an exception is a failed attempt, an interrupt what its reason says."""
         live = self._interrupts.call(claim, self.patiently)
         try:
@@ -211,30 +190,42 @@ class Executor:
         except faults.FaultInjectedError:
             raise
         except FlowStoneError as error:
-            return _Failed(error, retryable=error.retryable or isinstance(error, ExecutionError))
+            return Failed(error, retryable=error.retryable or isinstance(error, ExecutionError))
         except Exception as error:  # noqa: BLE001 - whatever user code raises is a failed attempt
-            return _Failed(ExecutionError.of(error, claim.name, claim.partition), retryable=True)
+            return Failed(ExecutionError.of(error, claim.name, claim.partition), retryable=True)
         except SystemExit as error:
             if self._stopping.is_set():
-                return _GiveBack("the worker stops", error)
-            return _Failed(ExecutionError.of(error, claim.name, claim.partition), retryable=True)
+                return GiveBack("the worker stops", error)
+            return Failed(ExecutionError.of(error, claim.name, claim.partition), retryable=True)
         except BaseException as error:  # noqa: BLE001 - raised again once the step is given back
             # KeyboardInterrupt and Celery's shutdown: the process is asked to go, the step is not to blame.
-            return _GiveBack("the worker stops", error)
+            return GiveBack("the worker stops", error)
 
-    def _interrupted(self, claim: Claim, interrupt: Interrupted) -> Answer | _Failed | _GiveBack:
+    def _interrupted(self, claim: Claim, interrupt: Interrupted) -> Verdict:
         if interrupt.reason == TIMEOUT:
-            return _Failed(timeout_error(claim.name, claim.partition, claim.timeout_seconds), retryable=True)
+            return Failed(timeout_error(claim.name, claim.partition, claim.timeout_seconds), retryable=True)
         if interrupt.reason == CANCELLED:
             return Cancel("the run was cancelled")
         assert interrupt.reason == STOP, interrupt.reason
-        return _GiveBack("the worker stops")
+        return GiveBack("the worker stops")
 
     # --- settle ---------------------------------------------------------------------------------------------------------------
 
     def _settle(
-        self, claim: Claim, answer: Answer | _Failed | _GiveBack, turn: _Slice, only_run: UUID | None
-    ) -> _Settled:
+        self, claim: Claim, answer: Verdict, turn: _Slice, only_run: UUID | None
+    ) -> tuple[Verdict, _Settled]:
+        """Settle; an answer that cannot be written is a failed attempt, so that no step is held for ever."""
+        try:
+            return answer, self._settle_as(claim, answer, turn, only_run)
+        except (DatabaseUnavailable, faults.FaultInjectedError):
+            raise
+        except Exception as error:
+            if isinstance(answer, Failed):
+                raise
+            failed = Failed(ExecutionError.of(error, claim.name, claim.partition), retryable=True)
+            return failed, self._settle_as(claim, failed, turn, only_run)
+
+    def _settle_as(self, claim: Claim, answer: Verdict, turn: _Slice, only_run: UUID | None) -> _Settled:
         """Settle, however long the database is away; a commit without an answer is looked up in the rows."""
         settled = _Settled(None)
         last: Tx | None = None
@@ -263,70 +254,21 @@ class Executor:
         return result
 
     def _settle_in(
-        self, tx: Tx, claim: Claim, answer: Answer | _Failed | _GiveBack, turn: _Slice, only_run: UUID | None
+        self, tx: Tx, claim: Claim, answer: Verdict, turn: _Slice, only_run: UUID | None
     ) -> _Settled:
-        moved = self._move(tx, claim, answer)
+        moved = settle.move(tx, claim, answer)
         if moved is None:
             raise _Stale
         following = None
-        if turn.may_go_on() and not isinstance(answer, _GiveBack):
+        if turn.may_go_on() and not isinstance(answer, GiveBack):
             following = steps.claim_next(
                 tx, claim.queue, worker=claim.worker_id, knows=self._knows(), only_run=only_run, relaxed=False
             )
         wakeups = self._promise_rest(tx, claim, moved, following)
         tx.after_commit(lambda: self._send(wakeups))
+        if moved.event == StepStatus.CANCELLED:
+            tx.after_commit(lambda: self._finish_cancel(claim))
         return _Settled(moved, following)
-
-    def _move(self, tx: Tx, claim: Claim, answer: Answer | _Failed | _GiveBack) -> Moved | None:
-        held = claim.held
-        match answer:
-            case Done(output, write):
-                written = write(tx) if write else {}
-                return steps.succeed(tx, held, {**(output or {}), **written} or None)
-            case Skip(reason):
-                why = {"code": "FS-2000", "type": "Skipped", "message": reason or "skipped"}
-                return steps.end(tx, held, StepStatus.SKIPPED, why, name=claim.name)
-            case Cancel(reason):
-                return self._cancel(tx, claim, reason)
-            case Retry(after=after, reason=reason):
-                error = ExecutionError(
-                    reason or "asked to be tried again", asset=claim.name, partition=claim.partition
-                )
-                return self._fail(tx, claim, error, retryable=True, delay=_seconds(after))
-            case Fail():
-                return self._fail(tx, claim, _error_of(answer) or ExecutionError(), retryable=False)
-            case _Failed(error, retryable):
-                return self._fail(tx, claim, error, retryable=retryable)
-            case _GiveBack(reason):
-                return steps.give_back(tx, held, reason)
-
-    def _fail(
-        self, tx: Tx, claim: Claim, error: FlowStoneError, *, retryable: bool, delay: float | None = None
-    ) -> Moved | None:
-        return steps.fail_or_retry(
-            tx,
-            claim.held,
-            error,
-            name=claim.name,
-            failures=claim.failures,
-            max_failures=claim.max_failures,
-            policy=claim.retry,
-            retryable=retryable,
-            delay=delay,
-        )
-
-    def _cancel(self, tx: Tx, claim: Claim, reason: str) -> Moved | None:
-        """The step ends as cancelled and takes its run with it (a run that is cancelling already stays so)."""
-        moved = steps.end(
-            tx, claim.held, StepStatus.CANCELLED, Cancelled(reason or "cancelled").to_dict(), name=claim.name
-        )
-        if moved is not None:
-            actor = f"step {claim.name}"
-            tx.row(
-                SQL["cancel"], run=claim.run_id, actor=actor, actor_type="step", reason=reason or "cancelled"
-            )
-            tx.after_commit(lambda: _quietly(lambda: runs.cancel_steps(self._database, claim.run_id)))
-        return moved
 
     def _promise_rest(self, tx: Tx, claim: Claim, moved: Moved, following: Claim | None) -> list[WakeUp]:
         """Wake-ups for what became ready and is not gone on with; at the end of a slice, for the queue."""
@@ -338,6 +280,11 @@ class Executor:
         if moved.delay > 0:
             queues = [queue for queue in queues if queue != claim.queue or following is None]
         return steps.promise_all(tx, queues, min_wakeups=self._settings.min_wakeups)
+
+    def _finish_cancel(self, claim: Claim) -> None:
+        """Do now what the sweep would do later; if the database is away, it will."""
+        with suppress(DatabaseUnavailable):
+            runs.cancel_steps(self._database, claim.run_id)
 
     def _send(self, wakeups: Sequence[WakeUp]) -> None:
         faults.point("promise.after_commit")
@@ -363,71 +310,3 @@ class Executor:
                     raise
                 self._stopping.wait(pause * random.uniform(0.8, 1.2))
                 pause = min(pause * 2, 1.0)
-
-
-def timeout_error(name: str, partition: str, seconds: float | None) -> StepTimeout:
-    """The error of an attempt that ran longer than it may."""
-    return StepTimeout(
-        f"{name!r} ran longer than its timeout of {seconds:g} s" if seconds else f"{name!r} ran too long",
-        hint="raise timeout= on its declaration, or make the work smaller",
-        asset=name,
-        partition=partition,
-    )
-
-
-def _quietly(act: Callable[[], Any]) -> None:
-    """Do now what the sweep would do later; if the database is away, it will."""
-    try:
-        act()
-    except DatabaseUnavailable:
-        return
-
-
-def _error_of(answer: object) -> FlowStoneError | None:
-    if not isinstance(answer, Fail):
-        return None
-    error = ExecutionError(answer.reason or "failed")
-    error.facts = dict(answer.error or {})
-    return error
-
-
-def _seconds(delay: float | timedelta | None) -> float | None:
-    return delay.total_seconds() if isinstance(delay, timedelta) else delay
-
-
-def _about(claim: Claim) -> dict[str, Any]:
-    return {
-        "run_id": str(claim.run_id),
-        "step_id": claim.id,
-        "name": claim.name,
-        "partition": claim.partition,
-        "attempt": claim.attempt,
-    }
-
-
-def _tell(claim: Claim, moved: Moved | None, error: FlowStoneError | None, seconds: float) -> None:
-    """One event for how the step ended, and one if the run ended with it."""
-    about, text, code = _about(claim), str(error or ""), error.code if error else ""
-    match moved.event if moved else "stale":
-        case "succeeded":
-            emit("flowstone.step.succeed", **about, duration_ms=seconds * 1000, queue=claim.queue)
-        case "failed":
-            emit("flowstone.step.fail", **about, error=text, code=code)
-        case "retry":
-            emit(
-                "flowstone.step.retry",
-                **about,
-                error=text,
-                code=code,
-                delay_seconds=moved.delay if moved else 0.0,
-            )
-        case "skipped":
-            emit("flowstone.step.skip", **about)
-        case "cancelled":
-            emit("flowstone.step.cancel", **about)
-        case "released":
-            emit("flowstone.step.release", **about, reason="stop")
-        case _:
-            emit("flowstone.step.stale", **about, fence=claim.fence)
-    if moved and moved.run_status in ("succeeded", "failed", "cancelled"):
-        emit("flowstone.run.stop", run_id=str(claim.run_id), name=claim.run_name, status=moved.run_status)

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING
 
 from flowstone_celery import faults
 from flowstone_celery.core import steps
-from flowstone_celery.core.executor import timeout_error
 from flowstone_celery.core.interrupts import SIGNAL, TIMEOUT, Board
 from flowstone_celery.core.model import Place, RetryPolicy, proc_state
-from flowstone_celery.core.pacer import Pacer, end_at_limit, tell_released
+from flowstone_celery.core.pacer import Pacer, end_at_limit
+from flowstone_celery.core.settle import timeout_error
 from flowstone_celery.core.statements import SQL
+from flowstone_celery.core.tell import tell_released
 from flowstone_celery.core.workers import Node, report_node
 from flowstone_celery.errors import Cancelled, DatabaseUnavailable
 from flowstone_celery.states import StepStatus

@@ -16,6 +16,7 @@ from flowstone_celery import faults
 from flowstone_celery.core import inline, runs, steps
 from flowstone_celery.core.model import WakeUp
 from flowstone_celery.core.statements import SQL
+from flowstone_celery.core.tell import tell_released
 from flowstone_celery.errors import TooManyCrashes
 from flowstone_celery.states import StepStatus
 from flowstone_celery.telemetry import emit
@@ -230,16 +231,3 @@ def _end_poison(tx: Tx, *, row: Row, crash: bool) -> bool:
         )
     )
     return True
-
-
-def tell_released(row: Row, reason: str) -> None:
-    """Emit that a step was taken from its worker."""
-    emit(
-        "flowstone.step.release",
-        run_id=str(row["run_id"]),
-        step_id=row["id"],
-        name=row["name"],
-        partition=row["partition"],
-        attempt=row["attempt"],
-        reason=reason,
-    )

@@ -1,0 +1,111 @@
+"""From what a handler answered to the transition that settles it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from flowstone_celery.core import steps
+from flowstone_celery.core.model import Answer, Claim, Done
+from flowstone_celery.core.statements import SQL
+from flowstone_celery.errors import Cancelled, ExecutionError, FlowStoneError, StepTimeout
+from flowstone_celery.outcomes import Cancel, Fail, Retry, Skip
+from flowstone_celery.states import StepStatus
+
+if TYPE_CHECKING:
+    from flowstone_celery.core.steps import Moved
+    from flowstone_celery.db.database import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """The worker stops: the step goes back unharmed, and the interrupt goes on."""
+
+    reason: str
+    interrupt: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The attempt failed with this error."""
+
+    error: FlowStoneError
+    retryable: bool
+
+
+Verdict = Answer | Failed | GiveBack
+"""How a call came out: what the handler answered, or what became of it."""
+
+
+def move(tx: Tx, claim: Claim, verdict: Verdict) -> Moved | None:
+    """The step moves as the verdict says; None if another claim holds it now."""
+    match verdict:
+        case Done(output, write):
+            written = write(tx) if write else {}
+            return steps.succeed(tx, claim.held, {**(output or {}), **written} or None)
+        case Skip(reason):
+            why = {"code": "FS-2000", "type": "Skipped", "message": reason or "skipped"}
+            return steps.end(tx, claim.held, StepStatus.SKIPPED, why, name=claim.name)
+        case Cancel(reason):
+            return _cancel(tx, claim, reason or "cancelled")
+        case Retry(after=after, reason=reason):
+            text = reason or "asked to be tried again"
+            error = ExecutionError(text, asset=claim.name, partition=claim.partition)
+            return _fail(tx, claim, error, retryable=True, delay=_seconds(after))
+        case Fail():
+            return _fail(tx, claim, error_of(verdict) or ExecutionError(), retryable=False)
+        case Failed(error, retryable):
+            return _fail(tx, claim, error, retryable=retryable)
+        case GiveBack(reason):
+            return steps.give_back(tx, claim.held, reason)
+
+
+def _fail(
+    tx: Tx, claim: Claim, error: FlowStoneError, *, retryable: bool, delay: float | None = None
+) -> Moved | None:
+    return steps.fail_or_retry(
+        tx,
+        claim.held,
+        error,
+        name=claim.name,
+        failures=claim.failures,
+        max_failures=claim.max_failures,
+        policy=claim.retry,
+        retryable=retryable,
+        delay=delay,
+    )
+
+
+def _cancel(tx: Tx, claim: Claim, reason: str) -> Moved | None:
+    """The step ends as cancelled and takes its run with it (a run that is cancelling already stays so)."""
+    moved = steps.end(tx, claim.held, StepStatus.CANCELLED, Cancelled(reason).to_dict(), name=claim.name)
+    if moved is not None:
+        actor = {"actor": f"step {claim.name}", "actor_type": "step"}
+        tx.row(SQL["cancel"], run=claim.run_id, reason=reason, **actor)
+    return moved
+
+
+def _seconds(delay: float | timedelta | None) -> float | None:
+    return delay.total_seconds() if isinstance(delay, timedelta) else delay
+
+
+def error_of(verdict: Verdict) -> FlowStoneError | None:
+    """The error in it, if there is one."""
+    if isinstance(verdict, Failed):
+        return verdict.error
+    if not isinstance(verdict, Fail):
+        return None
+    error = ExecutionError(verdict.reason or "failed")
+    error.facts = dict(verdict.error or {})
+    return error
+
+
+def timeout_error(name: str, partition: str, seconds: float | None) -> StepTimeout:
+    """The error of an attempt that ran longer than it may."""
+    return StepTimeout(
+        f"{name!r} ran longer than its timeout of {seconds:g} s" if seconds else f"{name!r} ran too long",
+        hint="raise timeout= on its declaration, or make the work smaller",
+        asset=name,
+        partition=partition,
+    )

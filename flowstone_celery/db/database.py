@@ -90,6 +90,8 @@ class Tx:
         for call in calls:
             try:
                 call()
+            except faults.FaultInjectedError:
+                raise
             except Exception:  # the rows are the truth; a hint that was not sent is sent again by the sweep
                 log.exception("a call after commit failed")
 

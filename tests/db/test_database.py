@@ -18,7 +18,7 @@ from flowstone_celery.db.database import Database, Tx, masked
 from flowstone_celery.errors import CommitUnknown, DatabaseUnavailable
 
 BACKEND = sql("SELECT pg_backend_pid() AS pid")
-SHOOT = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+SHOOT = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
 
 def _backend(database: Database) -> int:

@@ -58,9 +58,9 @@ def _filters(verb: Callable[..., Any]) -> Callable[..., Any]:
         "-p", "--partition", type=Partition(), metavar="KEY", help="Only runs for this partition."
     )(verb)
     verb = click.option("--name", help="Only runs for this asset.")(verb)
-    return click.option("--status", type=click.Choice([each.value for each in RunStatus]), help="Only runs in this status.")(
-        verb
-    )
+    return click.option(
+        "--status", type=click.Choice([each.value for each in RunStatus]), help="Only runs in this status."
+    )(verb)
 
 
 @run.command()

@@ -194,7 +194,7 @@ class Executor:
         except Exception as error:  # noqa: BLE001 - whatever user code raises is a failed attempt
             return Failed(ExecutionError.of(error, claim.name, claim.partition), retryable=True)
         except SystemExit as error:
-            if self._stopping.is_set():
+            if self._stopping.is_set() or self._interrupts.draining:
                 return GiveBack("the worker stops", error)
             return Failed(ExecutionError.of(error, claim.name, claim.partition), retryable=True)
         except BaseException as error:  # noqa: BLE001 - raised again once the step is given back

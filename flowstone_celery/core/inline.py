@@ -81,7 +81,8 @@ class InlineWorker:
         """
         self._database = database
         self._idle = threading.Event()
-        worker = WorkerProcess(database, uuid4(), "inline", _LEASE)
+        self._node = uuid4()
+        self._worker = worker = WorkerProcess(database, self._node, "inline", _LEASE)
         self._knows = knows
         self._executor = Executor(
             database, settings, handlers, NoCarrier(), worker, knows, InlineInterrupts(database)
@@ -96,6 +97,7 @@ class InlineWorker:
         """
         ends = None if timeout is None else time.monotonic() + timeout
         self._bury_dead()
+        self._database.once(SQL["beat"], node=self._node, alive=[self._worker.id], lease=_LEASE)
         while True:
             done = self._executor.work(None, queue, only_run=run_id)
             row = runs.read(self._database, run_id)

@@ -267,16 +267,22 @@ SELECT event FROM flowstone.history
 
 -- name: promise
 -- Wake-ups are promised to the next ready rows of one queue, as many as it has room for; the caller sends them after the commit.
+-- Rows that no listening node knows get none: their messages would come back, and fill the room that others need.
 WITH RECURSIVE
 -- use: levels_of_queue
 , room AS (
     SELECT
     -- use: room_of_q
     AS places FROM (SELECT %(queue)s::text AS queue) q
+), known AS (
+    SELECT count(*) > 0 AS listens, coalesce(array_agg(DISTINCT k.task), '{}') AS tasks
+      FROM flowstone.nodes n CROSS JOIN LATERAL unnest(n.knows) AS k(task)
+     WHERE n.status = 'live' AND n.alive_until > flowstone.now() AND %(queue)s = ANY (n.queues)
 ), chosen AS (
     SELECT c.id FROM room r CROSS JOIN levels l CROSS JOIN LATERAL (
         SELECT s.id FROM flowstone.steps s
          WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.queue = %(queue)s AND s.priority = l.priority AND s.due_at <= flowstone.now()
+           AND (NOT (SELECT listens FROM known) OR s.task = ANY ((SELECT tasks FROM known)::text[]))
          ORDER BY s.due_at, s.id LIMIT (SELECT places FROM room) FOR NO KEY UPDATE OF s SKIP LOCKED
     ) c LIMIT (SELECT places FROM room)
 )
@@ -298,5 +304,5 @@ UPDATE flowstone.steps s SET sent_at = flowstone.now(), sends = least(s.sends + 
 RETURNING s.id, s.run_id, s.name, s.partition, s.task, s.queue;
 
 -- name: note
--- Say on the row why it is not running.
-UPDATE flowstone.steps SET note = %(note)s WHERE id = %(step)s AND status = 'ready' RETURNING id;
+-- Say on the row why it is not running; its wake-up came back, and no longer counts as under way.
+UPDATE flowstone.steps SET note = %(note)s, sent_at = NULL, sends = 0 WHERE id = %(step)s AND status = 'ready' RETURNING id;

@@ -93,6 +93,8 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery's cla
         self.tell_events()
         if state.should_terminate:
             self._end_long_steps()
+        # billiard looks for dead children each 5 s; until it has, a slot is gone and its message counts against the prefetch.
+        self._worker.pool.maintain_pool()
         let_children_go(self._worker.pool)
 
     def tell_events(self) -> None:

@@ -78,7 +78,7 @@ class FlowStone:
         self._extra_io = tuple(io)
         self.parts = Parts(self.app, self.catalog, self.knows, settings=settings, io=self._extra_io)
         if self.app is not None:
-            from flowstone_celery.worker.house import attach
+            from flowstone_celery.worker.attach import attach
 
             attach(self.app, self)
         settle_in(self)
@@ -108,7 +108,7 @@ class FlowStone:
         """The asset belongs to this house, and its Celery task to the app."""
         self.catalog.add(declared.spec)
         if self.app is not None:
-            from flowstone_celery.worker.house import register_step_task
+            from flowstone_celery.worker.attach import register_step_task
 
             # Without its queue: Celery deprecates that attribute of tasks, and our wake-ups name the queue themselves.
             register_step_task(self.app, declared.name, doc=declared.spec.description or None)
@@ -347,7 +347,7 @@ class FlowStone:
         return wanted
 
     def _queue_of(self, spec: AssetSpec) -> str:
-        from flowstone_celery.worker.house import queue_of
+        from flowstone_celery.worker.attach import queue_of
 
         return queue_of(self.app, spec.qualified, spec.queue)
 

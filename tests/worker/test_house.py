@@ -7,7 +7,7 @@ from celery import Celery
 
 from flowstone_celery import FlowStone
 from flowstone_celery.errors import InvalidOption
-from flowstone_celery.worker.house import attach, queue_of
+from flowstone_celery.worker.attach import attach, queue_of
 from flowstone_celery.worker.task import StepTask
 
 

@@ -7,9 +7,11 @@ import importlib
 import json
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from grimp import build_graph
 
 import flowstone_celery
 from flowstone_celery import telemetry
@@ -139,3 +141,12 @@ def test_every_module_can_be_imported_first() -> None:
     told = subprocess.run([sys.executable, "-c", script, *core], capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
     assert importlib.import_module(core[-1]) is not None
+
+
+def test_no_import_runs_in_a_circle() -> None:
+    """Neither between modules nor within a room; imports inside functions count, those for types alone do not."""
+    graph = build_graph("flowstone_celery", exclude_type_checking_imports=True)
+    sorter = TopologicalSorter(
+        {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    )
+    sorter.prepare()

@@ -140,11 +140,14 @@ class Parts:
 
     def close(self) -> None:
         """Give back this process's connections; the parts open again when they are used."""
-        opened = self.__dict__.pop("database", None)
-        for name in ("shelf", "reader", "handlers", "carrier", "inline"):
+        opened, carrier = (self.__dict__.pop(name, None) for name in ("database", "carrier"))
+        for name in ("shelf", "reader", "handlers", "inline"):
             self.__dict__.pop(name, None)
         if opened is not None:
             opened.dispose()
+        # Not every carrier has something to close: one that carries nothing has not.
+        if hasattr(carrier, "close"):
+            carrier.close()
 
     def _embedded(self) -> Servers | None:
         from flowstone_celery.embedded import servers

@@ -161,8 +161,8 @@ class Lab:
         assert row is not None
         return int(row["id"])
 
-    def executor(self, **options: Any) -> Executor:
-        worker = WorkerProcess(self.database, uuid4(), "lab@here", LONG)
+    def executor(self, node: Node | None = None, **options: Any) -> Executor:
+        worker = WorkerProcess(self.database, node.key if node else uuid4(), "lab@here", LONG)
         parts = {"carrier": self.postbox, "knows": lambda: (TASK,), "interrupts": Interrupts(), **options}
         settings = parts.pop("settings", self.settings)
         return Executor(self.database, settings, {"plain": self._handle}, worker=worker, **parts)

@@ -236,6 +236,18 @@ def test_every_settlement_under_a_stale_fence_is_refused(lab: Lab) -> None:
     lab.succeed(current.held)
 
 
+def test_a_worker_cannot_settle_under_its_own_former_fence_nor_another_under_the_same(lab: Lab) -> None:
+    worker = lab.worker()
+    former = lab.running(worker)
+    lab.database.attempt(lambda tx: steps.give_back(tx, former.held, "stop"))
+    claim = lab.claim_next(worker)
+    assert claim is not None
+    assert (claim.worker_id, claim.fence) == (worker, former.fence + 1)
+    assert lab.succeed(former.held) is None
+    assert lab.succeed({**claim.held, "worker": lab.worker()}) is None
+    assert lab.succeed(claim.held) is not None
+
+
 # --- cascades ---------------------------------------------------------------------------------------------------------------------
 
 

@@ -78,7 +78,7 @@ def _play(say: Stage, folder: Path, settings: Settings, cleaning: ExitStack) -> 
         fs = _house(cleaning)
     crew = Crew(_APP, "stdlib", folder, variables)
     cleaning.callback(crew.stop)
-    with say.phase(f"Two Celery workers are ready, {CHILDREN} process{'es' * (CHILDREN > 1)} each"):
+    with say.phase(f"Two Celery workers are ready, {CHILDREN} processes each"):
         for name in ("worker-1", "worker-2"):
             crew.start(name)
         crew.wait_until_ready(fs.database)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from flowstone_celery.db.database import Database
 
-CHILDREN: Final = 1 if (os.cpu_count() or 1) <= 2 else 2
-"""Processes of each worker's pool: no more than the machine has cores for."""
+CHILDREN: Final = 2
+"""Processes of each worker's pool: the worker that survives keeps two cores busy."""
 _READY_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 10.0
 _LOOK_EVERY: Final = 0.05
@@ -138,24 +138,45 @@ class Crew:
     def stop(self) -> None:
         """No process of any worker is left: they are asked to go, and killed if they do not."""
         workers, self.workers = self.workers, []
-        members = [(pid, proc_state(pid)) for worker in workers for pid in family(worker.pid)]
+        families = [_Members(worker.pid) for worker in workers]
         for worker in workers:
             worker.process.terminate()
+        # A parent whose pool has gone waits a second or two for threads of its own. Its keeper needs no parent to say goodbye.
+        until(lambda: not any(each.in_session() for each in families), _STOP_SECONDS)
         for worker in workers:
-            with suppress(subprocess.TimeoutExpired):
-                worker.process.wait(_STOP_SECONDS)
-        for pid, state in members:
-            # By its start time too: the id of a process that ended may belong to a stranger by now.
-            if state and _lives(pid) and (proc_state(pid) or state)[1] == state[1]:
-                _send_kill(pid)
-        for worker in workers:
+            worker.process.kill()
             worker.process.wait()
+        until(lambda: not any(each.alive() for each in families), _STOP_SECONDS)
+        for pid in (pid for each in families for pid in each.alive()):
+            _send_kill(pid)
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def failed(self, what: str) -> DemoFailed:
         """The error for what went wrong, with the end of every log."""
         tails = "\n".join(f"The end of {worker.log}:\n{worker.tail}" for worker in self._all)
         return DemoFailed(f"{what}\n{tails}", hint="Mend what the logs name, and run the demo again.")
+
+
+class _Members:
+    """The processes below a worker's parent, with their start times: the id of one that ended may belong to a stranger soon."""
+
+    def __init__(self, parent: int) -> None:
+        self._session = parent
+        self._found = {pid: proc_state(pid) for pid in family(parent)[1:]}
+
+    def alive(self) -> list[int]:
+        return [pid for pid, state in self._found.items() if state and _lives(pid, state[1])]
+
+    def in_session(self) -> list[int]:
+        """Those of the pool; the keeper has a session of its own."""
+        return [pid for pid in self.alive() if _session(pid) == self._session]
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
 
 
 def family(pid: int) -> list[int]:
@@ -187,6 +208,6 @@ def _send_kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _lives(pid: int) -> bool:
+def _lives(pid: int, started: int | None = None) -> bool:
     state = proc_state(pid)
-    return state is not None and state[0] not in "ZX"
+    return state is not None and state[0] not in "ZX" and started in (None, state[1])

@@ -10,7 +10,11 @@ schema: str = config.attributes.get("schema", "flowstone")
 
 def run() -> None:
     """Run the revisions on the connection that `flowstone db migrate` hands in, or print them."""
-    options = {"version_table": "alembic_version", "version_table_schema": schema, "transaction_per_migration": False}
+    options = {
+        "version_table": "alembic_version",
+        "version_table_schema": schema,
+        "transaction_per_migration": False,
+    }
     if context.is_offline_mode():
         context.configure(dialect_name="postgresql", literal_binds=True, **options)
     else:

@@ -90,7 +90,9 @@ class RecentValues:
         """Remember a version that is committed, if it is small."""
         if value.content is None or len(value.content) > self._LARGEST:
             return
-        shared = {name: getattr(value, name) for name in AssetValue.__dataclass_fields__ if hasattr(value, name)}
+        shared = {
+            name: getattr(value, name) for name in AssetValue.__dataclass_fields__ if hasattr(value, name)
+        }
         self._values[version] = AssetValue(**shared, id=version, settled_at=datetime.now(UTC))
         while len(self._values) > self._MOST:
             self._values.popitem(last=False)

@@ -99,6 +99,10 @@ class PoolInterrupts(Interrupts):
             live.demand(STOP)
         return live
 
+    def reason(self, claim: Claim) -> str | None:
+        """Why this claim must end: what the board says, or that the process was told to go."""
+        return super().reason(claim) or (STOP if self._leaving else None)
+
     @property
     def draining(self) -> bool:
         """Whether the process or its node was told to stop."""

@@ -29,6 +29,7 @@ class StepTask(Task):  # type: ignore[misc]  # Celery's classes are untyped
     """With our header it runs that step; called by a plain Celery user it starts a run."""
 
     abstract = True
+    Request = "flowstone_celery.worker.request:StepRequest"
     acks_late = True
     reject_on_worker_lost = False
     acks_on_failure = True

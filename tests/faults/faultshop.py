@@ -81,6 +81,12 @@ def _die(_: Any, ctx: Context) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _deaf(seconds: float, _: Context) -> None:
+    """Hear no interrupt for so long."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    time.sleep(seconds)
+
+
 def _busy(seconds: float, _: Context) -> None:
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
@@ -95,6 +101,7 @@ DEEDS: dict[str, Callable[[Any, Context], None]] = {
     "raise": _raise,
     "arm": _arm,
     "die": _die,
+    "deaf": _deaf,
 }
 
 

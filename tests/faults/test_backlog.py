@@ -1,0 +1,61 @@
+"""Many ready steps on one slow worker: a long queue is no lost message, and what is urgent goes first."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from faults.cluster import Cluster, Measured
+
+from flowstone_celery.core import runs
+from flowstone_celery.core.model import NewRun, NewStep
+
+pytestmark = [pytest.mark.worker, pytest.mark.xdist_group("faults")]
+
+
+def backlog(steps: int, *, priority: int = 0) -> NewRun:
+    plan = [
+        NewStep("asset", "faultshop.tick", "faultshop.tick", "celery", str(n), priority=priority)
+        for n in range(steps)
+    ]
+    return NewRun("asset", "faultshop.tick", plan)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param(3_000, id="3000"),
+        pytest.param(50_000, id="50000", marks=[pytest.mark.faults, pytest.mark.timeout(1_800)]),
+    ],
+)
+def test_a_long_line_sends_few_messages_twice_and_lets_the_urgent_pass(
+    fleet: Cluster, steps: int, measured: Measured
+) -> None:
+    fleet.worker(slots=1)
+    database, settings = fleet.fs.database, fleet.settings
+    begun = time.monotonic()
+    with fleet.traffic() as sent:
+        long = fleet.fs.handle(runs.begin(database, fleet.fs.carrier, backlog(steps), settings=settings))
+        fleet.until(lambda: long.progress().finished > steps // 10, within=steps / 20, run=long)
+        urgent = fleet.fs.handle(
+            runs.begin(database, fleet.fs.carrier, backlog(1, priority=9), settings=settings)
+        )
+        fleet.finish(urgent, within=60)
+        overtaken = fleet.sql(_BETWEEN, long=long.uuid, urgent=urgent.uuid)[0]["started"]
+        fleet.finish(long, within=steps / 20)
+    doubles = sum(count - 1 for count in sent.values())
+    measured("seconds", round(time.monotonic() - begun, 1))
+    measured("messages", sum(sent.values()))
+    measured("doubled messages", doubles)
+    measured("older steps that began before the urgent one", overtaken)
+    assert doubles < steps / 100
+    assert overtaken < steps / 100
+    assert fleet.sql("SELECT count(*) AS n FROM flowstone.steps WHERE attempt <> 1") == [{"n": 0}]
+
+
+_BETWEEN = """
+SELECT count(*) AS started FROM flowstone.history h
+ WHERE h.run_id = %(long)s AND h.event = 'step.running'
+   AND h.id BETWEEN (SELECT min(id) FROM flowstone.history WHERE run_id = %(urgent)s)
+                AND (SELECT max(id) FROM flowstone.history WHERE run_id = %(urgent)s AND event = 'step.running')
+"""

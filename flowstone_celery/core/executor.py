@@ -147,15 +147,20 @@ class Executor:
 
     def _claim(self, step: int | None, queue: str, only_run: UUID | None) -> Claim | None:
         """The addressed step, or, where it is gone, the next of the queue."""
+        claim = self._try_claim(step, queue, only_run)
+        if claim is None and self._worker.is_forgotten():
+            claim = self._try_claim(step, queue, only_run)
+        faults.point("claim.after_commit")
+        return claim
+
+    def _try_claim(self, step: int | None, queue: str, only_run: UUID | None) -> Claim | None:
         worker, knows = self._worker.id, self._knows()
 
         def work(tx: Tx) -> Claim | None:
             found = steps.claim(tx, step, worker=worker, knows=knows) if step is not None else None
             return found or steps.claim_next(tx, queue, worker=worker, knows=knows, only_run=only_run)
 
-        claim = self._database.by_statement(work)
-        faults.point("claim.after_commit")
-        return claim
+        return self._database.by_statement(work)
 
     def _perform(
         self, claim: Claim, turn: _Slice, only_run: UUID | None, observer: Observer | None

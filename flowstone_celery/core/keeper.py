@@ -121,6 +121,9 @@ class Keeper:
     def _beat(self, processes: Sequence[Row]) -> None:
         faults.point("keeper.beat")
         alive = [row["id"] for row in processes if row["node_key"] == self.node.key and _works(row)]
+        if self._database.first(SQL["node_is_known"], node=self.node.key) is None:
+            # A database that was restored or failed over has lost the row.
+            self.report()
         self._database.once(SQL["beat"], node=self.node.key, alive=alive, lease=self._settings.lease_seconds)
         # After the beat, so that a beat that failed is repeated at the next look.
         self._beat_again = time.monotonic() + self._settings.beat_seconds

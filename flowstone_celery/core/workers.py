@@ -110,6 +110,13 @@ class WorkerProcess:
                     self._pid = os.getpid()
         return self._id
 
+    def is_forgotten(self) -> bool:
+        """Whether the row is gone, as after a failover or a restore; then the next use writes a new one."""
+        if self._database.first(SQL["worker_is_known"], worker=self.id) is not None:
+            return False
+        self._pid = 0
+        return True
+
     def _register(self) -> int:
         here = Place.here()
         row = self._database.first(

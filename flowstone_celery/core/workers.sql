@@ -35,6 +35,12 @@ UPDATE flowstone.workers w SET alive_until = flowstone.now() + make_interval(sec
   FROM held h WHERE w.id = h.id AND w.status = 'live'
 RETURNING w.id;
 
+-- name: node_is_known
+SELECT 1 AS yes FROM flowstone.nodes WHERE key = %(node)s;
+
+-- name: worker_is_known
+SELECT 1 AS yes FROM flowstone.workers WHERE id = %(worker)s;
+
 -- name: bury (worker: live -> dead)
 -- Proof of death: the process is gone. What it held is released in the same transaction.
 UPDATE flowstone.workers SET status = 'dead', alive_until = least(alive_until, flowstone.now())

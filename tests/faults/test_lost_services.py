@@ -147,3 +147,17 @@ def test_leases_do_not_run_while_the_database_is_away(
     assert [row["attempt"] for row in run.steps() if row["name"].endswith("left")] == [1]
     assert all(row["losses"] == 0 and row["crashes"] == 0 for row in run.steps())
     assert len(fleet.sink(asset="left")) == 1
+
+
+def test_a_database_that_forgot_its_workers_meets_them_anew(fleet: Cluster) -> None:
+    """As after a failover to a server that had not heard the last."""
+    fleet.worker(slots=1)
+    fleet.finish(fleet.start())
+    fleet.sql("DELETE FROM flowstone.workers")
+    fleet.sql("DELETE FROM flowstone.nodes")
+    run = fleet.diamond()
+    fleet.finish(run)
+    fleet.until(
+        lambda: fleet.sql("SELECT 1 FROM flowstone.nodes WHERE status = 'live'"), what="the node is back"
+    )
+    assert all_first_attempts(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner, Result
 
+from flowstone_celery.assets import declared
 from flowstone_celery.cli.main import group
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flowstone_settings:
     monkeypatch.setenv("FLOWSTONE_DATABASE_URL", flowstone_settings.database_url or "")
     monkeypatch.setenv("FLOWSTONE_REDIS_URL", flowstone_settings.redis_url or "")
     monkeypatch.setenv("FLOWSTONE_APP", "shop")
+    # A command is a process of its own; here it shares one with tests whose FlowStones may still be about.
+    monkeypatch.setattr(declared, "_houses", weakref.WeakSet())
     before = set(sys.modules)
     yield tmp_path
     house = getattr(sys.modules.get("shop"), "fs", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -307,7 +308,9 @@ def _flowstone() -> str:
     if found and (not beside.exists() or Path(found).samefile(beside)):
         return "flowstone"
     return (
-        _short(beside) if beside.exists() else f"{_short(Path(sys.executable))} -m flowstone_celery.cli.main"
+        shlex.quote(_short(beside))
+        if beside.exists()
+        else f"{shlex.quote(_short(Path(sys.executable)))} -m flowstone_celery.cli.main"
     )
 
 

@@ -13,7 +13,7 @@ import orjson
 from flowstone_celery import faults
 from flowstone_celery.core.model import PROTOCOL, NewRun, NewStep, WakeUp
 from flowstone_celery.core.statements import SQL
-from flowstone_celery.errors import IdempotencyConflict, RunNotFound
+from flowstone_celery.errors import IdempotencyConflict, InvalidOption, RunNotFound
 from flowstone_celery.telemetry import emit
 
 if TYPE_CHECKING:
@@ -36,7 +36,10 @@ def start(tx: Tx, run: NewRun, *, settings: Settings, promise: bool = True) -> t
 
     Raises:
         IdempotencyConflict: the key was used for another request.
+        InvalidOption: the run has no step, so it could never end.
     """
+    if not run.steps:
+        raise InvalidOption(f"run {run.name!r} has no step", hint="a run needs at least one")
     rows = tx.rows(SQL["start"], **_start_values(run), min_wakeups=settings.min_wakeups, promise=promise)
     if not rows:
         return _started_before(tx, run), []

@@ -271,9 +271,10 @@ SELECT event FROM flowstone.history
 WITH RECURSIVE
 -- use: levels_of_queue
 , room AS (
-    SELECT
+    -- Whoever is promising on this queue at the same moment does it for both: two at once would fill the room twice.
+    SELECT CASE WHEN pg_try_advisory_xact_lock(hashtextextended('flowstone.promise.' || q.queue, 0)) THEN
     -- use: room_of_q
-    AS places FROM (SELECT %(queue)s::text AS queue) q
+    ELSE 0 END AS places FROM (SELECT %(queue)s::text AS queue) q
 ), known AS (
     SELECT count(*) > 0 AS listens, coalesce(array_agg(DISTINCT k.task), '{}') AS tasks
       FROM flowstone.nodes n CROSS JOIN LATERAL unnest(n.knows) AS k(task)

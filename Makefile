@@ -14,7 +14,8 @@ BENCH_PEERS ?= 'dbos>=2'
 RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
 BENCH_READY := $(BENCH_VENV)/.ready
-TESTS := $(RUN) pytest -n 2 --dist loadgroup
+# By file: a module's tests share its servers and its project.
+TESTS := $(RUN) pytest -n 2 --dist loadfile
 
 .PHONY: help
 help: ## List the targets

@@ -21,7 +21,7 @@ from flowstone_celery.embedded import servers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.worker, pytest.mark.xdist_group("demo")]
+pytestmark = pytest.mark.worker
 
 _LONGEST = 60.0
 _MARK = "DEMO_UNDER_TEST"

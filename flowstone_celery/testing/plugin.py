@@ -33,9 +33,18 @@ def flowstone_databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Da
     with serving(
         tmp_path_factory.mktemp("flowstone") / ".flowstone",
         database_url=os.environ.get("FLOWSTONE_TEST_DATABASE_URL"),
-        broker_url=os.environ.get("FLOWSTONE_TEST_BROKER_URL"),
+        broker_url=_of_this_process(os.environ.get("FLOWSTONE_TEST_BROKER_URL")),
     ) as databases:
         yield databases
+
+
+def _of_this_process(broker_url: str | None) -> str | None:
+    """With pytest-xdist each process counts down to a Redis database of its own: they would take each other's messages."""
+    server, slash, number = (broker_url or "").rpartition("/")
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    if not server.startswith("redis") or not number.isdigit() or not worker.isdigit():
+        return broker_url
+    return f"{server}{slash}{max(0, int(number) - int(worker))}"
 
 
 @pytest.fixture

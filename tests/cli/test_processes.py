@@ -22,7 +22,7 @@ from flowstone_celery.cli.main import group
 from flowstone_celery.embedded import servers
 
 # One project for the module, made by its first test.
-pytestmark = [pytest.mark.worker, pytest.mark.xdist_group("cli-processes")]
+pytestmark = pytest.mark.worker
 
 Flowstone = Callable[..., "subprocess.CompletedProcess[str]"]
 

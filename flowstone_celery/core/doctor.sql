@@ -46,13 +46,14 @@ SELECT 'step ' || h.step_id || ' ended ' || count(*) || ' times in round ' || h.
  GROUP BY h.step_id, h.round HAVING count(*) > 1;
 
 -- name: history_tells_all
--- The last transition in a step's history is where it stands; its starts are counted by attempt and fence.
+-- The last transition in a step's history is where it stands; its starts are counted by attempt and fence. One pass over the history:
+-- looked up for each step, a run of many would be read as often as it has steps.
 SELECT 'step ' || s.id || ' is ' || s.status || ' with attempt ' || s.attempt || ' and fence ' || s.fence || ', but its history says ' ||
-       coalesce(h.last, 'nothing') || ' and ' || h.starts || ' starts' AS finding
-  FROM flowstone.steps s CROSS JOIN LATERAL (
-      SELECT count(*) FILTER (WHERE event = 'step.running') AS starts, (array_agg(event ORDER BY id DESC))[1] AS last
-        FROM flowstone.history WHERE run_id = s.run_id AND step_id = s.id) h
- WHERE s.attempt <> h.starts OR s.fence <> h.starts
+       coalesce(h.last, 'nothing') || ' and ' || coalesce(h.starts, 0) || ' starts' AS finding
+  FROM flowstone.steps s LEFT JOIN (
+      SELECT step_id, count(*) FILTER (WHERE event = 'step.running') AS starts, (array_agg(event ORDER BY id DESC))[1] AS last
+        FROM flowstone.history WHERE step_id IS NOT NULL GROUP BY step_id) h ON h.step_id = s.id
+ WHERE s.attempt <> coalesce(h.starts, 0) OR s.fence <> coalesce(h.starts, 0)
     OR (s.status IN ('running', 'succeeded', 'failed', 'skipped', 'cancelled') AND h.last IS DISTINCT FROM 'step.' || s.status)
     OR (s.status = 'ready' AND h.last IS NOT NULL AND h.last NOT IN ('step.ready', 'step.retry', 'step.released'))
     OR (s.status = 'blocked' AND h.last IS NOT NULL);

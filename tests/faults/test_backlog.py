@@ -36,14 +36,18 @@ def test_a_long_line_sends_few_messages_twice_and_lets_the_urgent_pass(
     begun = time.monotonic()
     with fleet.traffic() as sent:
         long = fleet.fs.handle(runs.begin(database, fleet.fs.carrier, backlog(steps), settings=settings))
-        fleet.until(lambda: long.progress().finished > steps // 10, within=steps / 20, run=long)
+        fleet.until(lambda: long.progress().finished > steps // 10, within=steps / 50, run=long)
         urgent = fleet.fs.handle(
             runs.begin(database, fleet.fs.carrier, backlog(1, priority=9), settings=settings)
         )
         fleet.finish(urgent, within=60)
         overtaken = fleet.sql(_BETWEEN, long=long.uuid, urgent=urgent.uuid)[0]["started"]
-        fleet.finish(long, within=steps / 20)
+        # A tenth of what one slot does when its statements stand on the right indexes, also before the tables were analyzed.
+        fleet.finish(long, within=steps / 50)
     doubles = sum(count - 1 for count in sent.values())
+    examined = time.monotonic()
+    fleet.check()
+    measured("seconds of the doctor", round(time.monotonic() - examined, 1))
     measured("seconds", round(time.monotonic() - begun, 1))
     measured("messages", sum(sent.values()))
     measured("doubled messages", doubles)

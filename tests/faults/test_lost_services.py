@@ -115,6 +115,7 @@ def test_every_message_twice_and_each_step_once(fleet: Cluster) -> None:
 def test_a_database_that_crashes_mid_run_costs_no_attempt(fleet: Cluster, measured: Measured) -> None:
     home = fleet.databases.home
     assert home is not None
+    fleet.server_crashes = True
     fleet.worker(slots=2)
     runs = [fleet.diamond(left={"sleep": 1}, right={"sleep": 0.2}) for _ in range(3)]
     fleet.running(runs[0], "left")
@@ -132,6 +133,7 @@ def test_leases_do_not_run_while_the_database_is_away(
 ) -> None:
     home = fleet.databases.home
     assert home is not None
+    fleet.server_crashes = True
     fleet.worker(slots=1)
     fleet.worker(slots=1)
     run = fleet.diamond(left={"sleep": seconds})

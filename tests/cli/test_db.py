@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -91,6 +94,21 @@ def test_prune_that_dies_between_batches_is_finished_by_the_next(
     with faults.arm("retention.between_batches"):
         died = cli("db", "prune", "--older-than", "30d", "--yes")
     assert died.exit_code == 70
+    assert len(cli("run", "ls", "--json").stdout.splitlines()) == 2
+    assert "Deleted 1 runs" in cli("db", "prune", "--older-than", "30d", "--yes").stdout
+    assert doctor.examine(database) == []
+
+
+def test_prune_killed_between_batches_is_finished_by_the_next(
+    cli: Cli, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_versions(cli, database)
+    monkeypatch.setenv("FLOWSTONE_FAULT", "retention.between_batches:1:kill9")
+    one_by_one = "import sys; from flowstone_celery.cli import db, main; db._BATCH = 1; sys.exit(main.main())"
+    command = [sys.executable, "-c", one_by_one, "db", "prune", "--older-than", "30d", "--yes"]
+    died = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    monkeypatch.delenv("FLOWSTONE_FAULT")
     assert len(cli("run", "ls", "--json").stdout.splitlines()) == 2
     assert "Deleted 1 runs" in cli("db", "prune", "--older-than", "30d", "--yes").stdout
     assert doctor.examine(database) == []

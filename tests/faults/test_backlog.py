@@ -10,7 +10,7 @@ from faults.cluster import Cluster, Measured
 from flowstone_celery.core import runs
 from flowstone_celery.core.model import NewRun, NewStep
 
-pytestmark = [pytest.mark.worker, pytest.mark.xdist_group("faults")]
+pytestmark = pytest.mark.worker
 
 
 def backlog(steps: int, *, priority: int = 0) -> NewRun:

@@ -11,7 +11,7 @@ from faults.test_lone_deaths import KEEPER_POINTS
 from flowstone_celery import faults
 from flowstone_celery.testing.databases import Databases
 
-pytestmark = [pytest.mark.worker, pytest.mark.xdist_group("faults")]
+pytestmark = pytest.mark.worker
 
 WORKER_POINTS = [
     "worker.received",

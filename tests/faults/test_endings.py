@@ -13,7 +13,7 @@ from faults.cluster import GRACE, Cluster, Measured
 
 from flowstone_celery import Run
 
-pytestmark = [pytest.mark.worker, pytest.mark.xdist_group("faults")]
+pytestmark = pytest.mark.worker
 
 POOLS = ["prefork", "threads", "solo"]
 

@@ -10,7 +10,7 @@ from faults.cluster import Cluster
 from flowstone_celery.core import runs
 from flowstone_celery.core.model import NewRun, NewStep, NoCarrier
 
-pytestmark = [pytest.mark.worker, pytest.mark.xdist_group("faults")]
+pytestmark = pytest.mark.worker
 
 KEEPER_POINTS = [
     "keeper.beat",

@@ -14,7 +14,7 @@ from faults.cluster import LEASE, Cluster, Measured
 from flowstone_celery import Run
 from flowstone_celery.embedded import servers
 
-pytestmark = [pytest.mark.worker, pytest.mark.xdist_group("faults")]
+pytestmark = pytest.mark.worker
 
 AWAY = 2 * LEASE
 

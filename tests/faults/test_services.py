@@ -18,7 +18,7 @@ import pytest
 from faults.cluster import Cluster
 from test_compose import ROOT, Service, services
 
-pytestmark = [pytest.mark.worker, pytest.mark.xdist_group("faults")]
+pytestmark = pytest.mark.worker
 
 APP = ROOT / "examples" / "shop"
 SERVICES = {each.name: each for each in services()}

@@ -7,7 +7,7 @@ from faults.cluster import Cluster
 
 from flowstone_celery.errors import WaitTimeout
 
-pytestmark = [pytest.mark.worker, pytest.mark.xdist_group("faults")]
+pytestmark = pytest.mark.worker
 
 
 def test_a_step_that_a_worker_does_not_know_waits_for_one_that_does(fleet: Cluster) -> None:

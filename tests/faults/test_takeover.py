@@ -14,7 +14,7 @@ from faults.cluster import LEASE, Cluster, Measured
 from flowstone_celery import Run
 from flowstone_celery.core.pacer import Pacer
 
-pytestmark = [pytest.mark.worker, pytest.mark.xdist_group("faults")]
+pytestmark = pytest.mark.worker
 
 
 def counters(fleet: Cluster, run: Run, name: str = "work") -> dict[str, int]:

@@ -37,6 +37,28 @@ class StepStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+class Act(StrEnum):
+    """What can be asked of a run from within somebody else's transaction; it is done when that has committed."""
+
+    CANCEL = "cancel"
+    RETRY = "retry"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+class Parked(StrEnum):
+    """Why a ready step may not be claimed for now."""
+
+    DUE = "due"
+    """Its moment has not come: a delay, or the pause before a retry."""
+    PAUSED = "paused"
+    """Its run is paused."""
+    LANE = "lane"
+    """Earlier runs of its run's lane have not ended."""
+    MAKER = "maker"
+    """Another step makes the same value."""
+
+
 class Phase(StrEnum):
     """What a step's next call is for."""
 
@@ -110,7 +132,11 @@ RUN = Machine(
         birth="pending",
         pending="running cancelling",
         running="succeeded failed cancelled cancelling",
-        cancelling="cancelled",
+        cancelling="cancelled failed",
+        # The next round: what ended is begun again, without what succeeded.
+        succeeded="pending",
+        failed="pending",
+        cancelled="pending",
     ),
 )
 
@@ -123,6 +149,11 @@ STEP = Machine(
         blocked="ready skipped cancelled failed",
         ready="running cancelled",
         running="succeeded failed skipped cancelled ready",
+        # The next round.
+        succeeded="ready blocked",
+        failed="ready blocked",
+        skipped="ready blocked",
+        cancelled="ready blocked",
     ),
 )
 

@@ -33,9 +33,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from flowstone_celery import states
 
 SCHEMA = "flowstone"
-VERSION = 1
+VERSION = 2
 """The schema this code needs."""
-OLDEST_CODE = 1
+OLDEST_CODE = 2
 """The oldest code that may still run on this schema (rolling upgrades)."""
 
 metadata = MetaData(schema=SCHEMA)
@@ -79,6 +79,8 @@ runs = Table(
     Column("paused", Boolean, nullable=False, server_default=text("false")),
     _count("priority"),
     Column("lane", Text),
+    _count("lane_width", 1),
+    Column("admitted", Boolean, nullable=False, server_default=text("true")),
     Column("correlation_id", Text),
     Column("root_id", Uuid),
     Column("parent_step", BigInteger),
@@ -92,9 +94,13 @@ runs = Table(
     Column("code_version", Text),
     _now("created_at"),
     Column("started_at", Moment),
+    Column("deadline_at", Moment),
     Column("cancelled_at", Moment),
+    Column("ends_as", Text),
     Column("finished_at", Moment),
     CheckConstraint(one_of("status", states.RunStatus), name="runs_status"),
+    CheckConstraint("ends_as IN ('failed', 'cancelled')", name="runs_ends_as"),
+    CheckConstraint("lane_width > 0 AND (lane IS NOT NULL OR admitted)", name="runs_lane"),
     CheckConstraint("remaining_steps BETWEEN 0 AND total_steps", name="runs_remaining"),
     CheckConstraint("failed_steps + cancelled_steps <= total_steps", name="runs_failed"),
     CheckConstraint(f"({_RUN_ENDED}) = (finished_at IS NOT NULL)", name="runs_finished"),
@@ -112,6 +118,14 @@ runs = Table(
     Index("runs_of_name", "name", "partition", text("created_at DESC")),
     Index("runs_cancelling", "cancelled_at", postgresql_where=text("status = 'cancelling'")),
     Index("runs_open", "created_at", postgresql_where=text("finished_at IS NULL")),
+    Index("runs_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+    Index("runs_of_lane", "tenant", "lane", "created_at", "id", postgresql_where=text("lane IS NOT NULL")),
+    Index("runs_outside", "tenant", "lane", postgresql_where=text("NOT admitted AND finished_at IS NULL")),
+    Index(
+        "runs_deadline",
+        "deadline_at",
+        postgresql_where=text("deadline_at IS NOT NULL AND status IN ('pending', 'running')"),
+    ),
     postgresql_with={"fillfactor": "80"},
 )
 
@@ -148,6 +162,10 @@ steps = Table(
     Column("note", Text),
     _now("created_at"),
     Column("due_at", Moment),
+    Column("turn", BigInteger, nullable=False, server_default=text("0")),
+    Column("parked", Text),
+    Column("sole", Boolean, nullable=False, server_default=text("false")),
+    Column("awaited_at", Moment),
     Column("sent_at", Moment),
     Column("sends", SmallInteger, nullable=False, server_default=text("0")),
     Column("started_at", Moment),
@@ -166,7 +184,9 @@ steps = Table(
         "status <> 'running' OR (started_at IS NOT NULL AND fence > 0)", name="steps_running_has_fence"
     ),
     CheckConstraint("(status = 'ready') = (due_at IS NOT NULL)", name="steps_ready_is_due"),
-    CheckConstraint("sent_at IS NULL OR status = 'ready'", name="steps_sent_is_ready"),
+    CheckConstraint("sent_at IS NULL OR (status = 'ready' AND parked IS NULL)", name="steps_sent_is_ready"),
+    CheckConstraint(one_of("parked", states.Parked), name="steps_parked"),
+    CheckConstraint("parked IS NULL OR status = 'ready'", name="steps_parked_is_ready"),
     CheckConstraint(f"({_STEP_ENDED}) = (finished_at IS NOT NULL)", name="steps_finished"),
     CheckConstraint("attempt >= 0 AND failures >= 0 AND crashes >= 0 AND losses >= 0", name="steps_counters"),
     Index("steps_of_run", "run_id", "ordinal", unique=True),
@@ -174,11 +194,19 @@ steps = Table(
         "steps_unsent",
         "queue",
         text("priority DESC"),
-        "due_at",
+        "turn",
         "id",
-        postgresql_where=text("status = 'ready' AND sent_at IS NULL"),
+        postgresql_where=text("status = 'ready' AND sent_at IS NULL AND parked IS NULL"),
     ),
-    Index("steps_due", "queue", "due_at", postgresql_where=text("status = 'ready' AND sent_at IS NULL")),
+    Index("steps_due", "due_at", postgresql_where=text("parked = 'due'")),
+    Index("steps_awaiting", "name", "partition", postgresql_where=text("parked = 'maker'")),
+    Index(
+        "steps_makers",
+        "name",
+        "partition",
+        unique=True,
+        postgresql_where=text("status = 'running' AND sole"),
+    ),
     Index("steps_promised", "queue", "sent_at", postgresql_where=text("sent_at IS NOT NULL")),
     Index("steps_running", "worker_id", postgresql_where=text("status = 'running'")),
     Index("steps_of_name", "name", "partition", text("created_at DESC")),
@@ -280,6 +308,7 @@ asset_values = Table(
     Column("metadata", JSONB),
     Column("code_version", Text),
     Column("code_digest", Text),
+    Column("recipe", Text),
     _now("created_at"),
     Column("settled_at", Moment),
     CheckConstraint("(content IS NULL) <> (pointer IS NULL)", name="asset_values_one_place"),
@@ -302,7 +331,30 @@ asset_current = Table(
     Column("partition", Text, primary_key=True),
     Column("value_id", BigInteger, nullable=False),
     _now("updated_at"),
+    Column("invalidated_at", Moment),
+    Column("invalidation", JSONB),
     postgresql_with={"fillfactor": "80"},
+)
+
+partition_keys = Table(
+    "partition_keys",
+    metadata,
+    Column("definition", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    _now("added_at"),
+    _text("added_by"),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("run_id", Uuid, nullable=False),
+    Column("act", Text, nullable=False),
+    Column("detail", JSONB),
+    Column("actor", Text, nullable=False),
+    _now("asked_at"),
+    CheckConstraint(one_of("act", states.Act), name="requests_act"),
 )
 
 lineage = Table(

@@ -110,7 +110,7 @@ class UnknownDependency(DeclarationError):
 
 
 class DependencyCycle(DeclarationError):
-    """Assets depend on each other in a circle; the fact `path` names them in order."""
+    """Assets, or resources, depend on each other in a circle; the fact `path` names them in order."""
 
     code = "FS-1004"
 
@@ -131,6 +131,18 @@ class InvalidPartition(DeclarationError):
     """A partition key is of a type or a form that cannot be a key."""
 
     code = "FS-1007"
+
+
+class UnknownResource(DeclarationError):
+    """No resource of this name is declared."""
+
+    code = "FS-1008"
+
+
+class DuplicateResource(DeclarationError):
+    """Two resources carry the same name."""
+
+    code = "FS-1009"
 
 
 # --- FS-2xxx: running -----------------------------------------------------------------------------------------------------------
@@ -220,6 +232,12 @@ class WrongState(FlowStoneError):
     code = "FS-2011"
 
 
+class DeadlineExceeded(FlowStoneError):
+    """A run had not ended by its deadline."""
+
+    code = "FS-2012"
+
+
 class NoWorker(FlowStoneError):
     """No worker listens on a queue that has work."""
 
@@ -291,6 +309,13 @@ class CorruptRow(FlowStoneError):
     """A row holds what no statement of FlowStone writes."""
 
     code = "FS-5007"
+
+
+class ResourceUnavailable(FlowStoneError):
+    """A resource that the step requires could not be set up in this process."""
+
+    code = "FS-5008"
+    retryable = True
 
 
 class CommitUnknown(DatabaseUnavailable):

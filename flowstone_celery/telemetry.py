@@ -188,6 +188,8 @@ class EventType:
 _REGISTRY: Final = """
 run.start                  INFO    run_started/name         run_id name partition | requested_by kind steps
     A run was created.
+run.retry                  INFO                             run_id round steps
+    The next round of a run began: what had failed is done again.
 run.stop                   INFO    run_finished/name        run_id status | name partition duration_ms error kind
     A run ended; the status says how.
 step.start                 DEBUG   step_started/name        STEP | queue worker
@@ -234,6 +236,14 @@ worker.drain               INFO    worker_draining/node     node pid | reason ru
     A worker takes no new work and finishes what it has.
 pacer.sweep                DEBUG   -                        duration_ms | due lost sent released
     The pacer looked for what is due or lost.
+resource.setup             INFO    -                        resource duration_ms | asset
+    A resource was set up in this process.
+resource.setup_failed      WARNING -                        resource error | asset duration_ms hanging
+    A resource could not be set up; a later step tries again.
+resource.unhealthy         WARNING -                        resource reason
+    A resource did not pass its check; it is torn down and set up anew.
+resource.teardown          INFO    -                        resource duration_ms | error
+    A resource was torn down; an error there is told and nothing more.
 error                      ERROR   -                        type retryable count | asset partition run_id code message
     Something failed.
 """

@@ -56,6 +56,10 @@ class AssetSpec:
     """Seconds that one attempt may take."""
     code_version: str | None = None
     io: str = DEFAULT_IO
+    requires: tuple[str, ...] = ()
+    """The resources that it asks for, in the order of the declaration (FS-10)."""
+    resource_parameters: tuple[str, ...] = ()
+    """The parameters that take one of them, by its name."""
     is_async: bool = False
     place: str = ""
     """Where the function stands: `folder/file.py:14`."""
@@ -95,7 +99,7 @@ def declare(fn: Callable[..., Any], *, namespace: str, **options: Any) -> AssetS
         namespace: where the name lives, for example the Celery app's name.
         **options: `name`, `deps`, `optional_deps`, `description`, `tags`, `metadata`, `owner`, `queue`, `priority`, `retries`,
             `backoff` (fixed, linear, exponential), `retry_delay` and `retry_cap` and `timeout` (seconds or timedelta), `jitter`
-            (0 to 1), `code_version`, `io`. None counts as not given.
+            (0 to 1), `code_version`, `io`, `requires` (names of resources). None counts as not given.
 
     Raises:
         UnknownOption: an option does not exist.
@@ -111,13 +115,16 @@ def declare(fn: Callable[..., Any], *, namespace: str, **options: Any) -> AssetS
     parameters = _parameters(fn, subject)
     context = _context(parameters, subject)
     listed, optional = (_at_home(read.pop(option, ()), subject) for option in ("deps", "optional_deps"))
-    dependencies = _dependencies(parameters, context, listed, optional, subject)
+    resources = _resources(parameters, context, listed, read.get("requires", ()), subject)
+    others = [each for each in parameters if each.name not in resources]
+    dependencies = _dependencies(others, context, listed, optional, subject)
     return AssetSpec(
         name=name,
         namespace=namespace,
         fn=fn,
         dependencies=dependencies,
         context_parameter=context,
+        resource_parameters=resources,
         description=read.pop("description", None) or _first_line(fn),
         retry=_retry(read, subject),
         is_async=_is_async(fn),
@@ -254,6 +261,28 @@ def _takes_context(parameter: inspect.Parameter) -> bool:
     annotation = parameter.annotation
     written = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
     return written.strip("'\" ").rpartition(".")[2] == _CONTEXT_TYPE
+
+
+def _resources(
+    parameters: Sequence[inspect.Parameter],
+    context: str | None,
+    listed: Sequence[str],
+    required: Sequence[str],
+    subject: _Subject,
+) -> tuple[str, ...]:
+    """The parameters that take a resource: a parameter of its name does, whether it has a default or not."""
+    found = tuple(each.name for each in parameters if each.name in required)
+    deps = {_short_of(name) for name in listed}
+    for name in found:
+        if name == context or name in deps:
+            other = "the context" if name == context else f"the asset {name!r} of deps"
+            raise subject.wrong(
+                InvalidOption,
+                f"parameter {name!r} could take {other} or the resource of that name",
+                "Keep one of them, or rename the resource.",
+                option="requires",
+            )
+    return found
 
 
 # --- its dependencies -----------------------------------------------------------------------------------------------------------

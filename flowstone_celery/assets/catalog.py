@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 from flowstone_celery.assets.graph import AssetGraph
 from flowstone_celery.assets.options import at
+from flowstone_celery.assets.resource import ResourceBook
 from flowstone_celery.errors import DuplicateAsset, UnknownAsset, did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from flowstone_celery.assets.asset import AssetSpec
 
 
@@ -17,6 +20,7 @@ class Catalog:
 
     def __init__(self) -> None:
         """Begin empty."""
+        self.resources = ResourceBook()
         self._specs: dict[str, AssetSpec] = {}
         self._by_short: dict[str, list[str]] = {}
         self._graph: AssetGraph | None = None
@@ -92,5 +96,16 @@ class Catalog:
         Raises:
             UnknownDependency: an asset needs one that is not declared.
             DependencyCycle: assets need each other.
+            UnknownResource: an asset or a resource requires one that is not declared.
         """
         self.graph().check()
+        self.check_resources(self._specs)
+
+    def check_resources(self, names: Iterable[str]) -> None:
+        """Return if what these assets require is declared.
+
+        Raises:
+            UnknownResource: it is not; names asset and resource, and the nearest name.
+        """
+        specs = map(self.fetch, names)
+        self.resources.check((f"asset {each.qualified!r}", each.requires, each.place) for each in specs)

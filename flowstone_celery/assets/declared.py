@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, ov
 
 from flowstone_celery.assets.asset import AssetSpec, declare
 from flowstone_celery.assets.options import DOTTED, at
+from flowstone_celery.assets.resource import ResourceSpec, declare_resource, twice
 from flowstone_celery.errors import (
     DeclarationError,
     DuplicateAsset,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 _CALL_OPTIONS = ("queue", "priority", "countdown", "eta", "task_id", "metadata")
 
@@ -37,6 +39,9 @@ class House(Protocol):
     def add(self, declared: Asset[..., Any]) -> None:
         """Take the asset in."""
 
+    def add_resource(self, spec: ResourceSpec) -> None:
+        """Take the resource in."""
+
 
 _houses: weakref.WeakSet[House] = weakref.WeakSet()
 _pipelines: list[Pipeline] = []
@@ -46,6 +51,8 @@ def settle_in(house: House) -> None:
     """The house belongs to this process: it has the assets of all pipelines, those declared later too."""
     _houses.add(house)
     for pipeline in _pipelines:
+        for resource in pipeline.resources:
+            house.add_resource(resource)
         for declared in pipeline.assets:
             house.add(declared)
 
@@ -163,6 +170,7 @@ class Pipeline:
         """
         self.name = namespaced(name)
         self.assets: list[Asset[..., Any]] = []
+        self.resources: list[ResourceSpec] = []
         _pipelines.append(self)
 
     @overload
@@ -182,6 +190,25 @@ class Pipeline:
             return declared
 
         return decorate if fn is None else decorate(fn)
+
+    @overload
+    def resource(self, made: T, /, **options: Any) -> T: ...
+    @overload
+    def resource(self, made: None = None, /, **options: Any) -> Callable[[T], T]: ...
+    def resource(self, made: Any = None, /, **options: Any) -> Any:
+        """Declare a resource for every FlowStone of the process; as `FlowStone.resource`. Its name has no namespace."""
+
+        def declare_it(made: T) -> T:
+            spec = declare_resource(made, **options)
+            for first in (each for pipeline in _pipelines for each in pipeline.resources):
+                if first.name == spec.name:
+                    raise twice(first, spec)
+            for house in list(_houses):
+                house.add_resource(spec)
+            self.resources.append(spec)
+            return made
+
+        return declare_it if made is None else declare_it(made)
 
 
 def namespaced(name: Any) -> str:

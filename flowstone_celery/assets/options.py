@@ -40,22 +40,25 @@ class Option:
     read: Callable[[Any], Any]
 
 
-def read_options(subject: str, place: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All options in their one form; an option that is None counts as not given.
+def read_options(
+    subject: str, place: str, given: Mapping[str, Any], known: Mapping[str, Option] | None = None
+) -> dict[str, Any]:
+    """All options in their one form; an option that is None counts as not given. `known` are those of an asset by default.
 
     Raises:
         UnknownOption: a name that is no option, with the nearest one.
         InvalidOption: a value that an option cannot have.
     """
+    options = OPTIONS if known is None else known
     for name in given:
-        if name not in OPTIONS:
-            near = did_you_mean(name, OPTIONS) or f"Options: {', '.join(OPTIONS)}."
+        if name not in options:
+            near = did_you_mean(name, options) or f"Options: {', '.join(options)}."
             raise UnknownOption(f"{subject} has no option {name!r}", hint=at(near, place), option=name)
-    return {name: _read(subject, place, name, value) for name, value in given.items() if value is not None}
+    read = {name: (options[name], value) for name, value in given.items() if value is not None}
+    return {name: _read(subject, place, name, option, value) for name, (option, value) in read.items()}
 
 
-def _read(subject: str, place: str, name: str, value: Any) -> Any:
-    option = OPTIONS[name]
+def _read(subject: str, place: str, name: str, option: Option, value: Any) -> Any:
     try:
         return option.read(value)
     except (ValueError, InvalidValue) as error:
@@ -79,7 +82,7 @@ def name_of(value: Any) -> str:
     name = (
         value if isinstance(value, str) else getattr(value, "qualified", None) or getattr(value, "name", None)
     )
-    return _slug_of(DOTTED, name)
+    return slug_of(DOTTED, name)
 
 
 def seconds_of(value: Any) -> float:
@@ -90,7 +93,8 @@ def seconds_of(value: Any) -> float:
     return float(seconds)
 
 
-def _slug_of(form: re.Pattern[str], value: Any) -> str:
+def slug_of(form: re.Pattern[str], value: Any) -> str:
+    """The text, which has this form."""
     if not isinstance(value, str) or not form.fullmatch(value):
         raise ValueError
     return str.__str__(value)
@@ -149,13 +153,18 @@ def _metadata(value: Any) -> dict[str, Any]:
     return plain
 
 
+def name_list(value: Any) -> tuple[str, ...]:
+    """A list of short names, each once."""
+    return _listed(lambda member: slug_of(SLUG, member))(value)
+
+
 _SECONDS = "a number of seconds from 0 up, or a timedelta"
 
 OPTIONS: dict[str, Option] = {
     "name": Option(
         "a name of letters, digits and _, not beginning with a digit, at most 128 long",
         'name="daily_revenue"',
-        lambda value: _slug_of(SLUG, value),
+        lambda value: slug_of(SLUG, value),
     ),
     "deps": Option("a list of asset names or assets", 'deps=["orders"]', _listed(name_of)),
     "optional_deps": Option("a list of names out of deps", 'optional_deps=["orders"]', _listed(name_of)),
@@ -175,6 +184,7 @@ OPTIONS: dict[str, Option] = {
     "timeout": Option("a number of seconds above 0, or a timedelta", "timeout=60", _timeout),
     "code_version": Option("text of at most 255 bytes without spaces around it", 'code_version="2"', _label),
     "io": Option("the name of an IO manager", 'io="database"', _label),
+    "requires": Option("a list of names of resources", 'requires=["warehouse"]', name_list),
 }
 
 

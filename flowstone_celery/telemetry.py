@@ -188,7 +188,7 @@ class EventType:
 _REGISTRY: Final = """
 run.start                  INFO    run_started/name         run_id name partition | requested_by kind steps
     A run was created.
-run.retry                  INFO                             run_id round steps
+run.retry                  INFO    -                        run_id round steps
     The next round of a run began: what had failed is done again.
 run.stop                   INFO    run_finished/name        run_id status | name partition duration_ms error kind
     A run ended; the status says how.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from flowstone_celery import faults
-from flowstone_celery.core import runs, settle, steps
+from flowstone_celery.core import lanes, runs, settle, steps
 from flowstone_celery.core.interrupts import CANCELLED, STOP, TIMEOUT, Interrupted
 from flowstone_celery.core.model import Claim, WakeUp
 from flowstone_celery.core.settle import Failed, GiveBack, Verdict, error_of, timeout_error
@@ -264,32 +264,40 @@ class Executor:
         moved = settle.move(tx, claim, answer)
         if moved is None:
             raise _Stale
+        freed = steps.free_awaiting(tx, claim.name, claim.partition) if moved.awaited else []
         following = None
         if turn.may_go_on() and not isinstance(answer, GiveBack):
             following = steps.claim_next(
                 tx, claim.queue, worker=claim.worker_id, knows=self._knows(), only_run=only_run, relaxed=False
             )
-        wakeups = self._promise_rest(tx, claim, moved, following)
+        wakeups = self._promise_rest(tx, claim, (*moved.opened, *freed), following)
         tx.after_commit(lambda: self._send(wakeups))
+        if moved.left_lane:
+            tx.after_commit(lambda: self._let_next_in(*moved.left_lane))
         if moved.event == StepStatus.CANCELLED:
             tx.after_commit(lambda: self._finish_cancel(claim))
         return _Settled(moved, following)
 
-    def _promise_rest(self, tx: Tx, claim: Claim, moved: Moved, following: Claim | None) -> list[WakeUp]:
+    def _promise_rest(
+        self, tx: Tx, claim: Claim, opened: Sequence[str], following: Claim | None
+    ) -> list[WakeUp]:
         """Wake-ups for what became ready and is not gone on with; at the end of a slice, for the queue."""
-        queues = list(moved.opened)
+        queues = list(opened)
         if following is None:
             queues.append(claim.queue)
         elif following.queue in queues:
             queues.remove(following.queue)
-        if moved.delay > 0:
-            queues = [queue for queue in queues if queue != claim.queue or following is None]
         return steps.promise_all(tx, queues, min_wakeups=self._settings.min_wakeups)
 
     def _finish_cancel(self, claim: Claim) -> None:
         """Do now what the sweep would do later; if the database is away, it will."""
         with suppress(DatabaseUnavailable):
             runs.cancel_steps(self._database, claim.run_id)
+
+    def _let_next_in(self, tenant: str, lane: str) -> None:
+        """Do now what the sweep would do later; if the database is away, it will."""
+        with suppress(DatabaseUnavailable):
+            lanes.admit(self._database, self._carrier, self._settings, tenant, lane)
 
     def _send(self, wakeups: Sequence[WakeUp]) -> None:
         faults.point("promise.after_commit")

@@ -11,20 +11,42 @@ id = %(step)s AND status = 'running' AND worker_id = %(worker)s AND fence = %(fe
 -- The distinct priorities among a queue's ready rows without a promised wake-up, highest first, found by skipping through the
 -- index: one seek each.
 levels AS (
-    (SELECT s.priority FROM flowstone.steps s WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.queue = %(queue)s
+    (SELECT s.priority FROM flowstone.steps s WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.parked IS NULL AND s.queue = %(queue)s
       ORDER BY s.priority DESC LIMIT 1)
     UNION ALL
     SELECT (SELECT s.priority FROM flowstone.steps s
-             WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.queue = %(queue)s AND s.priority < l.priority
+             WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.parked IS NULL AND s.queue = %(queue)s AND s.priority < l.priority
              ORDER BY s.priority DESC LIMIT 1)
       FROM levels l WHERE l.priority IS NOT NULL
 )
 
 -- fragment: may_run_here
 -- What this worker may claim now.
-s.due_at <= flowstone.now() AND s.v <= %(protocol)s AND s.task = ANY (%(knows)s::text[])
+s.parked IS NULL AND s.due_at <= flowstone.now() AND s.v <= %(protocol)s AND s.task = ANY (%(knows)s::text[])
 AND r.status IN ('pending', 'running') AND NOT r.paused AND
 -- use: worker_holds_a_lease
+
+-- fragment: nobody_makes_it
+-- No other step makes the same value now. `steps_makers` refuses two; this asks beforehand.
+(NOT s.sole OR NOT EXISTS (
+    SELECT 1 FROM flowstone.steps m WHERE m.status = 'running' AND m.sole AND m.name = s.name AND m.partition = s.partition))
+
+-- fragment: parked_as_its_run_says
+-- Why step s of run r may not be claimed for now, NULL if it may.
+CASE WHEN NOT r.admitted THEN 'lane' WHEN r.paused THEN 'paused' WHEN s.due_at > flowstone.now() THEN 'due' END
+
+-- fragment: first_turn
+-- The turn of what stands first among the rows of the queue and priority of q, NULL if none does.
+(SELECT f.turn FROM flowstone.steps f
+  WHERE f.status = 'ready' AND f.sent_at IS NULL AND f.parked IS NULL AND f.queue = q.queue AND f.priority = q.priority
+  ORDER BY f.turn LIMIT 1)
+
+-- fragment: present_turn
+-- The turn that stands first among the rows of the queue and priority of q: whoever comes now begins there, so that a run with
+-- many rows and a run with few take turns.
+coalesce(
+         -- use: first_turn
+         , (SELECT max(f.turn) FROM flowstone.steps f WHERE f.sent_at IS NOT NULL AND f.queue = q.queue), 0)
 
 -- fragment: room_of_q
 -- How many more wake-ups may be promised on queue q: twice its live slots, at least a few, less those under way.
@@ -42,14 +64,14 @@ counted AS (
            cancelled_steps = r.cancelled_steps + e.cancelled,
            error = CASE WHEN e.error IS NULL THEN r.error ELSE coalesce(r.error, e.error) END,
            status = CASE WHEN r.remaining_steps > e.finished THEN r.status
-                         WHEN r.status = 'cancelling' THEN 'cancelled'
+                         WHEN r.status = 'cancelling' THEN coalesce(r.ends_as, 'cancelled')
                          WHEN r.failed_steps + e.failed > 0 THEN 'failed'
                          WHEN r.cancelled_steps + e.cancelled > 0 THEN 'cancelled'
                          ELSE 'succeeded' END,
            finished_at = CASE WHEN r.remaining_steps = e.finished THEN flowstone.now() END
       FROM ended e
      WHERE r.id = e.run_id AND r.status IN ('running', 'cancelling')
-    RETURNING r.id, r.name, r.status, r.round, r.finished_at
+    RETURNING r.id, r.name, r.status, r.round, r.finished_at, r.tenant, r.lane
 ), closed AS (
     INSERT INTO flowstone.history (run_id, round, event)
     SELECT id, round, 'run.' || status FROM counted WHERE finished_at IS NOT NULL

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
-from flowstone_celery.core import runs
+from flowstone_celery.core import lanes, runs
 from flowstone_celery.core.executor import Executor
 from flowstone_celery.core.interrupts import CANCELLED, TIMEOUT, Interrupts
-from flowstone_celery.core.model import NoCarrier, Place, proc_state
+from flowstone_celery.core.model import INLINE_QUEUE, NoCarrier, Place, proc_state
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.workers import WorkerProcess
 from flowstone_celery.errors import WaitTimeout, WrongState
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from flowstone_celery.core.model import Claim, Handler
     from flowstone_celery.db.database import Database, Row
 
-QUEUE = "flowstone.inline"
-"""The queue of steps that are done inline; no Celery worker listens to it."""
+QUEUE = INLINE_QUEUE
 
 _LEASE = 7 * 86_400.0
 _LOOK_EVERY = 0.1
 _ASK_EVERY = 0.25
 _CALLS_AT_ONCE = 64
+_BATCH = 1_000
 
 
 class InlineInterrupts(Interrupts):
@@ -80,6 +80,7 @@ class InlineWorker:
         The process registers with a long lease: nobody else does inline work, and one that dies is told by its pid.
         """
         self._database = database
+        self._settings = settings
         self._idle = threading.Event()
         self._node = uuid4()
         self._worker = worker = WorkerProcess(database, self._node, "inline", _LEASE)
@@ -99,6 +100,7 @@ class InlineWorker:
         self._bury_dead()
         self._database.once(SQL["beat"], node=self._node, alive=[self._worker.id], lease=_LEASE)
         while True:
+            self._call_parked(run_id)
             done = self._executor.work(None, queue, only_run=run_id)
             row = runs.read(self._database, run_id)
             if row["status"] in RUN_TERMINAL:
@@ -136,6 +138,14 @@ class InlineWorker:
             else "the step is kept; import the module that declares it, then fs.resume(run_id)",
             run_id=str(run_id),
         )
+
+    def _call_parked(self, run_id: UUID) -> None:
+        """What a sweep does where one runs: rows of this run whose moment has come are back in the line."""
+        self._database.once(SQL["unpark_due"], only_run=run_id, limit=_BATCH)
+        self._database.once(SQL["unpark_awaiting"], only_run=run_id, limit=_BATCH)
+        row = runs.read(self._database, run_id)
+        if not row["admitted"]:
+            lanes.admit(self._database, NoCarrier(), self._settings, row["tenant"], row["lane"])
 
     def _pause(self, run_id: UUID) -> float:
         row = self._database.first(SQL["next_due_of_run"], run=run_id)

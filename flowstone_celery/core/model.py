@@ -7,9 +7,12 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import UUID
+
+import orjson
 
 from flowstone_celery.outcomes import Cancel, Fail, Retry, Skip
 
@@ -20,6 +23,15 @@ T = TypeVar("T")
 
 PROTOCOL = 1
 """Version of what steps and wake-ups mean; a worker claims no row of a higher one."""
+
+
+INLINE_QUEUE = "flowstone.inline"
+"""The queue of steps that are done inline; no Celery worker listens to it, and no wake-up is sent to it."""
+
+
+def json_text(value: object) -> str | None:
+    """Plain JSON text for a jsonb parameter; None stays NULL."""
+    return None if value is None else orjson.dumps(value).decode()
 
 
 def new_run_id() -> UUID:
@@ -100,6 +112,8 @@ class NewStep:
     code_digest: str | None = None
     input: Mapping[str, Any] | None = None
     due_in: float = 0.0
+    sole: bool = False
+    """Only one step of this name and partition runs at a time; the others wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +133,11 @@ class NewRun:
     correlation_id: str | None = None
     input: Mapping[str, Any] | None = None
     code_version: str | None = None
+    lane: str | None = None
+    """Runs of one lane go one after the other, in the order of their start, `lane_width` at a time."""
+    lane_width: int = 1
+    deadline_in: float | None = None
+    """Seconds from its start after which it ends as failed, whatever it has not done by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +171,9 @@ class Claim:
     losses: int
     fence: int
     worker_id: int
+    sole: bool
+    awaited_at: datetime | None
+    """When it began to wait for another step that made the same value; None if it did not."""
     timeout_seconds: float | None
     retry: RetryPolicy
     input: Mapping[str, Any] | None

@@ -7,16 +7,17 @@ that for correctness: every act is a guarded statement, so two at once are merel
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from flowstone_celery import faults
-from flowstone_celery.core import inline, runs, steps
+from flowstone_celery.core import acts, lanes, runs, steps
 from flowstone_celery.core.model import WakeUp
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.tell import tell_released
+from flowstone_celery.core.wake import Promise, send_promised, wake
 from flowstone_celery.errors import TooManyCrashes
 from flowstone_celery.states import StepStatus
 from flowstone_celery.telemetry import emit
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
     from flowstone_celery.core.model import Carrier
     from flowstone_celery.db.database import Database, Row, Tx
 
-_Work: TypeAlias = "Callable[[Tx], list[WakeUp]]"
-
 _LOST_BATCH = 500
 _CAPACITY_EVERY = 1.0
 _IDLE_BEFORE_AGAIN = 2.0
 _FORGET_EVERY = 60.0
+_LANES_EVERY = 1.0
+_UNPARK_BATCH = 1_000
 _FORGOTTEN_AFTER = 3_600.0
 """Seconds without a beat after which a node is history."""
 
@@ -49,6 +50,8 @@ class Pacer:
         self._pace_again = 0.0
         self._capacity_again = 0.0
         self._forget_again = 0.0
+        self._lanes_again = 0.0
+        self._doer = acts.Doer(database, carrier, settings)
         self._idle_since: dict[str, float] = {}
 
     @property
@@ -81,7 +84,8 @@ class Pacer:
     def _sweep(self) -> float:
         begun = time.monotonic()
         agenda = self._database.once(SQL["agenda"])[0]
-        due = self.wake(agenda["due"] or ())
+        due = self.wake(self._is_due(agenda))
+        self._do_acts(agenda, begun)
         if agenda["cancelling"]:
             self._finish_cancelling()
         lost = self._take_back() if agenda["lost"] else 0
@@ -97,29 +101,39 @@ class Pacer:
                 sent=due + again,
             )
         poll = self._settings.pacer_poll_seconds
-        return min(poll, max(0.001, agenda["next_due_in"])) if agenda["next_due_in"] is not None else poll
+        return poll if agenda["next_due_in"] is None else min(poll, max(0.001, agenda["next_due_in"]))
 
     def wake(self, queues: Sequence[str]) -> int:
-        """Promise and send wake-ups on these queues, as far as each has room.
+        """Promise and send wake-ups on these queues, as far as each has room."""
+        return wake(self._database, self._carrier, self._settings, queues)
 
-        None on the inline queue: nobody listens there, and a message would stay in the broker for ever.
-        """
-        return sum(self._in_transaction(self._promised(queue)) for queue in queues if queue != inline.QUEUE)
+    def _unpark(self, statement: str) -> list[str]:
+        """Rows that stood aside are back in the line; answers their queues."""
+        queues: list[str] = []
+        while True:
+            batch = self._database.once(SQL[statement], only_run=None, limit=_UNPARK_BATCH)
+            queues += {row["queue"] for row in batch}
+            if len(batch) < _UNPARK_BATCH:
+                return queues
 
-    def _promised(self, queue: str) -> _Work:
-        return lambda tx: steps.promise(tx, queue, min_wakeups=self._settings.min_wakeups)
+    def _is_due(self, agenda: Row) -> list[str]:
+        """The queues on which something is to be woken, with what becomes due now."""
+        queues = list(agenda["due"] or ())
+        if agenda["next_due_in"] is not None and agenda["next_due_in"] <= 0:
+            queues += self._unpark("unpark_due")
+        if agenda["awaiting"]:
+            queues += self._unpark("unpark_awaiting")
+        return queues
 
-    def _in_transaction(self, work: _Work) -> int:
-        def do(tx: Tx) -> list[WakeUp]:
-            wakeups = work(tx)
-            faults.point("promise.before_commit")
-            return wakeups
-
-        wakeups = self._database.attempt(do)
-        faults.point("promise.after_commit")
-        if wakeups:
-            self._carrier.send(wakeups)
-        return len(wakeups)
+    def _do_acts(self, agenda: Row, now: float) -> None:
+        """Deadlines, requests of other transactions, and lanes that nobody serves."""
+        if agenda["late"]:
+            acts.expire(self._doer)
+        if agenda["asked"]:
+            acts.do_asked(self._doer)
+        if now >= self._lanes_again:
+            self._lanes_again = now + _LANES_EVERY
+            lanes.sweep(self._database, self._carrier, self._settings)
 
     def _finish_cancelling(self) -> None:
         for row in self._database.once(SQL["cancelling"], limit=100):
@@ -163,9 +177,12 @@ class Pacer:
         self._idle_since = {queue: self._idle_since.get(queue, now) for queue in idle}
         pause = min(_IDLE_BEFORE_AGAIN, self._settings.lease_seconds)
         long_idle = [queue for queue, since in self._idle_since.items() if now - since >= pause]
-        return sum(self._in_transaction(self._promised_again(rows[queue], pause)) for queue in long_idle)
+        return sum(
+            send_promised(self._database, self._carrier, self._promised_again(rows[queue], pause))
+            for queue in long_idle
+        )
 
-    def _promised_again(self, row: Row, pause: float) -> _Work:
+    def _promised_again(self, row: Row, pause: float) -> Promise:
         def work(tx: Tx) -> list[WakeUp]:
             places = row["slots"] - row["busy"]
             found = tx.rows(

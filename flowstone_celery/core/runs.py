@@ -8,10 +8,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import orjson
-
 from flowstone_celery import faults
-from flowstone_celery.core.model import PROTOCOL, NewRun, NewStep, WakeUp
+from flowstone_celery.core import lanes
+from flowstone_celery.core.model import PROTOCOL, NewRun, NewStep, WakeUp, json_text
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.errors import IdempotencyConflict, InvalidOption, RunNotFound
 from flowstone_celery.telemetry import emit
@@ -22,11 +21,6 @@ if TYPE_CHECKING:
     from flowstone_celery.db.database import Database, Row, Tx
 
 _CANCEL_BATCH = 5_000
-
-
-def json_text(value: object) -> str | None:
-    """Plain JSON text for a jsonb parameter; None stays NULL."""
-    return None if value is None else orjson.dumps(value).decode()
 
 
 def start(tx: Tx, run: NewRun, *, settings: Settings, promise: bool = True) -> tuple[UUID, list[WakeUp]]:
@@ -89,6 +83,10 @@ def _start_values(run: NewRun) -> dict[str, Any]:
         "retries": [json_text(asdict(step.retry)) for step in steps],
         "inputs": [json_text(step.input) for step in steps],
         "due_in": [step.due_in for step in steps],
+        "sole": [step.sole for step in steps],
+        "lane": run.lane,
+        "lane_width": run.lane_width,
+        "deadline_in": run.deadline_in,
         "edge_children": [child for child, _, _ in edges],
         "edge_parents": [parent for _, parent, _ in edges],
         "edge_optional": [optional for _, _, optional in edges],
@@ -129,7 +127,10 @@ def begin(
         faults.point("run.create.before_commit")
         return run_id
 
-    return database.attempt(work)
+    run_id = database.attempt(work)
+    if run.lane is not None:
+        lanes.admit(database, carrier, settings, run.tenant, run.lane)
+    return run_id
 
 
 def _send(carrier: Carrier, wakeups: Sequence[WakeUp]) -> None:
@@ -166,8 +167,8 @@ def cancel_steps(database: Database, run_id: UUID) -> int:
         batch = database.attempt(lambda tx: tx.row(SQL["cancel_steps"], run=run_id, limit=_CANCEL_BATCH))
         moved: int = batch["moved"] if batch else 0
         total += moved
-        if batch and batch["run_status"] == "cancelled":
-            emit("flowstone.run.stop", run_id=str(run_id), name=batch["run_name"], status="cancelled")
+        if batch and batch["run_status"] in ("cancelled", "failed"):
+            emit("flowstone.run.stop", run_id=str(run_id), name=batch["run_name"], status=batch["run_status"])
         if moved < _CANCEL_BATCH:
             return total
         faults.point("cancel.between_batches")

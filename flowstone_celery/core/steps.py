@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from flowstone_celery.core.model import PROTOCOL, Claim, RetryPolicy, WakeUp
-from flowstone_celery.core.runs import json_text
+from flowstone_celery.core.model import PROTOCOL, Claim, RetryPolicy, WakeUp, json_text
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.errors import FlowStoneError
 from flowstone_celery.states import StepStatus
@@ -30,6 +29,10 @@ class Moved:
     """The queues of the steps that became ready, one entry each."""
     run_status: str | None = None
     delay: float = 0.0
+    left_lane: tuple[str, str] | None = None
+    """Tenant and lane that the run left with this step."""
+    awaited: bool = False
+    """Whether others wait for what the step was making."""
 
 
 @lru_cache(maxsize=64)
@@ -142,6 +145,11 @@ def give_back(tx: Tx, held: Mapping[str, int], reason: str) -> Moved | None:
     return _moved("released", tx.row(SQL["give_back"], **held, reason=reason))
 
 
+def free_awaiting(tx: Tx, name: str, partition: str) -> list[str]:
+    """Who waited for this value may try now; answers their queues."""
+    return [row["queue"] for row in tx.rows(SQL["free_awaiting"], name=name, partition=partition)]
+
+
 def promise(tx: Tx, queue: str, *, min_wakeups: int) -> list[WakeUp]:
     """Promise wake-ups to the queue's next ready rows, as many as it has room for; send them after the commit."""
     return [WakeUp.of(row) for row in tx.rows(SQL["promise"], queue=queue, min_wakeups=min_wakeups)]
@@ -155,4 +163,12 @@ def promise_all(tx: Tx, queues: Sequence[str], *, min_wakeups: int) -> list[Wake
 def _moved(event: str, row: Row | None, *, delay: float = 0.0) -> Moved | None:
     if row is None:
         return None
-    return Moved(event, tuple(row["opened"] or ()), row.get("run_status"), delay)
+    lane = row.get("lane")
+    return Moved(
+        event,
+        tuple(row["opened"] or ()),
+        row.get("run_status"),
+        delay,
+        (row["tenant"], lane) if lane is not None else None,
+        row["awaited"],
+    )

@@ -25,7 +25,7 @@ claimed AS (
     SELECT set_config('synchronous_commit', 'off', true) WHERE %(relaxed)s
 )
 SELECT c.id, c.run_id, c.kind, c.name, c.partition, c.task, c.queue, c.round, c.phase, c.attempt, c.failures, c.max_failures,
-       c.crashes, c.losses, c.fence, c.worker_id, c.timeout_seconds, c.retry, c.input,
+       c.crashes, c.losses, c.fence, c.worker_id, c.sole, c.awaited_at, c.timeout_seconds, c.retry, c.input,
        r.name AS run_name, r.requested_by, r.correlation_id, r.tenant, r.input AS run_input,
        coalesce((SELECT jsonb_agg(jsonb_build_object('name', p.name, 'partition', p.partition, 'status', p.status,
                                                      'output', p.output, 'optional', e.optional) ORDER BY p.id)
@@ -34,18 +34,44 @@ SELECT c.id, c.run_id, c.kind, c.name, c.partition, c.task, c.queue, c.round, c.
        (SELECT count(*) FROM durability) AS relaxed
   FROM claimed c JOIN flowstone.runs r ON r.id = c.run_id
 
+-- fragment: next_in_turn
+-- What a settlement opens stands behind its parent, one behind the other; never later than what stands first now.
+next_in_turn AS (
+    SELECT w.id, least(q.turn,
+           -- use: first_turn
+           ) + row_number() OVER (ORDER BY w.id) AS turn
+      FROM waiting w CROSS JOIN moved q
+)
+
+-- fragment: awaited
+-- Whether somebody waits for what this step was making.
+(m.sole AND EXISTS (SELECT 1 FROM flowstone.steps a WHERE a.parked = 'maker' AND a.name = m.name AND a.partition = m.partition)) AS awaited
+
+-- fragment: what_follows
+(SELECT array_agg(o.queue) FROM opened o WHERE o.status = 'ready') AS opened,
+(SELECT lane FROM counted WHERE finished_at IS NOT NULL) AS lane, (SELECT tenant FROM counted) AS tenant,
+-- use: awaited
+
 -- name: claim (step: ready -> running; run: pending -> running)
--- The door of a wake-up: this very step, if it is still ready and due.
-WITH candidate AS (
-    SELECT s.id FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
+-- The door of a wake-up: this very step, if it is still ready and due. While another step makes the same value it is parked instead.
+WITH target AS (
+    SELECT s.id,
+           -- use: nobody_makes_it
+           AS free
+      FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
      WHERE s.id = %(step)s AND s.status = 'ready' AND
      -- use: may_run_here
        FOR NO KEY UPDATE OF s SKIP LOCKED
+), parked AS (
+    UPDATE flowstone.steps s SET parked = 'maker', sent_at = NULL, sends = 0, awaited_at = coalesce(s.awaited_at, flowstone.now())
+      FROM target t WHERE s.id = t.id AND NOT t.free AND s.status = 'ready'
+), candidate AS (
+    SELECT id FROM target WHERE free
 ),
 -- use: claimed
 
 -- name: claim_next (step: ready -> running; run: pending -> running)
--- The door of a query: the queue's next ready row that this worker may run, by priority, due time and id, among those that no
+-- The door of a query: the queue's next ready row that this worker may run, by priority, turn and id, among those that no
 -- wake-up is on its way to: so each message finds its row, and few are in vain. No row back while a more urgent one is on its way:
 -- its message may stand behind others, so `claim_promised` takes it.
 WITH RECURSIVE
@@ -53,16 +79,18 @@ WITH RECURSIVE
 , candidate AS (
     SELECT c.id FROM levels l CROSS JOIN LATERAL (
         SELECT s.id FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
-         WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.queue = %(queue)s AND s.priority = l.priority
+         WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.parked IS NULL AND s.queue = %(queue)s AND s.priority = l.priority
            AND (%(only_run)s::uuid IS NULL OR s.run_id = %(only_run)s) AND
            -- use: may_run_here
+           AND
+           -- use: nobody_makes_it
            AND NOT EXISTS (
                SELECT 1 FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
                 WHERE s.sent_at IS NOT NULL AND s.status = 'ready' AND s.queue = %(queue)s AND s.priority > l.priority
                   AND (%(only_run)s::uuid IS NULL OR s.run_id = %(only_run)s) AND
                   -- use: may_run_here
            )
-         ORDER BY s.due_at, s.id LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED
+         ORDER BY s.turn, s.id LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED
     ) c LIMIT 1
 ),
 -- use: claimed
@@ -75,7 +103,9 @@ WITH candidate AS (
      WHERE s.sent_at IS NOT NULL AND s.status = 'ready' AND s.queue = %(queue)s
        AND (%(only_run)s::uuid IS NULL OR s.run_id = %(only_run)s) AND
        -- use: may_run_here
-     ORDER BY s.priority DESC, s.due_at, s.id LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED
+       AND
+       -- use: nobody_makes_it
+     ORDER BY s.priority DESC, s.turn, s.id LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED
 ),
 -- use: claimed
 
@@ -87,16 +117,19 @@ WITH moved AS (
        SET status = 'succeeded', output = %(output)s::jsonb, error = NULL, worker_id = NULL, deadline_at = NULL, finished_at = flowstone.now()
      WHERE
      -- use: held
-    RETURNING id, run_id, round, attempt, fence
+    RETURNING id, run_id, round, attempt, fence, name, partition, sole, queue, priority, turn
 ), waiting AS (
     SELECT s.id FROM moved m JOIN flowstone.step_edges e ON e.parent = m.id JOIN flowstone.steps s ON s.id = e.child
      WHERE s.status = 'blocked' ORDER BY s.id FOR NO KEY UPDATE OF s
-), opened AS (
+),
+-- use: next_in_turn
+, opened AS (
     UPDATE flowstone.steps s
        SET remaining = s.remaining - 1,
            status = CASE WHEN s.remaining = 1 THEN 'ready' ELSE 'blocked' END,
-           due_at = CASE WHEN s.remaining = 1 THEN flowstone.now() END
-      FROM waiting w WHERE s.id = w.id AND s.status = 'blocked'
+           due_at = CASE WHEN s.remaining = 1 THEN flowstone.now() END,
+           turn = w.turn
+      FROM next_in_turn w WHERE s.id = w.id AND s.status = 'blocked'
     RETURNING s.id, s.run_id, s.round, s.queue, s.status
 ), ended AS (
     SELECT m.run_id, 1 AS finished, 0 AS failed, 0 AS cancelled, NULL::jsonb AS error FROM moved m
@@ -110,7 +143,7 @@ WITH moved AS (
     SELECT run_id, id, round, 'step.ready', NULL, NULL, NULL::bigint FROM opened WHERE status = 'ready'
 )
 SELECT m.id, (SELECT status FROM counted) AS run_status,
-       (SELECT array_agg(o.queue) FROM opened o WHERE o.status = 'ready') AS opened
+       -- use: what_follows
   FROM moved m;
 
 -- name: end_without_value (step: running -> failed | skipped | cancelled; step: blocked -> failed | skipped | cancelled | ready; run: running -> succeeded | failed | cancelled; run: cancelling -> cancelled)
@@ -122,7 +155,7 @@ WITH RECURSIVE moved AS (
            failures = failures + %(failed_attempts)s, crashes = crashes + %(crashed)s, losses = losses + %(lost)s
      WHERE
      -- use: held
-    RETURNING id, run_id, round, attempt, fence, name
+    RETURNING id, run_id, round, attempt, fence, name, partition, sole, queue, priority, turn
 ), doomed(id) AS (
     SELECT s.id FROM moved m JOIN flowstone.step_edges e ON e.parent = m.id AND NOT e.optional
       JOIN flowstone.steps s ON s.id = e.child AND s.status = 'blocked'
@@ -135,7 +168,11 @@ WITH RECURSIVE moved AS (
                     SELECT e.child FROM (SELECT id FROM moved UNION SELECT id FROM doomed) p
                       JOIN flowstone.step_edges e ON e.parent = p.id AND e.optional)
      ORDER BY s.id FOR NO KEY UPDATE OF s
-), fallen AS (
+), waiting AS (
+    SELECT id FROM locked
+),
+-- use: next_in_turn
+, fallen AS (
     UPDATE flowstone.steps s
        SET status = %(dependents)s, error = %(dependents_error)s::jsonb, finished_at = flowstone.now()
       FROM locked l JOIN doomed d USING (id) WHERE s.id = l.id AND s.status = 'blocked'
@@ -148,8 +185,9 @@ WITH RECURSIVE moved AS (
     UPDATE flowstone.steps s
        SET remaining = s.remaining - f.parents,
            status = CASE WHEN s.remaining = f.parents THEN 'ready' ELSE 'blocked' END,
-           due_at = CASE WHEN s.remaining = f.parents THEN flowstone.now() END
-      FROM freed f JOIN locked l USING (id)
+           due_at = CASE WHEN s.remaining = f.parents THEN flowstone.now() END,
+           turn = l.turn
+      FROM freed f JOIN next_in_turn l USING (id)
      WHERE s.id = f.id AND s.status = 'blocked' AND s.id NOT IN (SELECT id FROM fallen)
     RETURNING s.id, s.run_id, s.round, s.queue, s.status
 ), gone AS (
@@ -170,7 +208,7 @@ WITH RECURSIVE moved AS (
     SELECT run_id, id, round, 'step.ready', NULL, NULL, NULL::bigint, NULL::jsonb FROM opened WHERE status = 'ready'
 )
 SELECT m.id, (SELECT status FROM counted) AS run_status, (SELECT count(*) FROM fallen) AS fallen,
-       (SELECT array_agg(o.queue) FROM opened o WHERE o.status = 'ready') AS opened
+       -- use: what_follows
   FROM moved m;
 
 -- name: retry (step: running -> ready)
@@ -178,16 +216,18 @@ SELECT m.id, (SELECT status FROM counted) AS run_status, (SELECT count(*) FROM f
 WITH moved AS (
     UPDATE flowstone.steps
        SET status = 'ready', failures = failures + 1, worker_id = NULL, deadline_at = NULL, error = %(error)s::jsonb,
-           due_at = flowstone.now() + make_interval(secs => %(delay)s)
+           due_at = flowstone.now() + make_interval(secs => %(delay)s), parked = CASE WHEN %(delay)s > 0 THEN 'due' END
      WHERE
      -- use: held
-    RETURNING id, run_id, round, attempt, fence, due_at, queue
+    RETURNING id, run_id, round, attempt, fence, due_at, queue, name, partition, sole
 ), logged AS (
     INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id, detail)
     SELECT run_id, id, round, 'step.retry', attempt, fence, %(worker)s,
            jsonb_build_object('error', %(error)s::jsonb, 'delay', %(delay)s::float8) FROM moved
 )
-SELECT id, due_at, ARRAY[queue] AS opened FROM moved;
+SELECT id, due_at, CASE WHEN %(delay)s > 0 THEN '{}' ELSE ARRAY[queue] END AS opened,
+       -- use: awaited
+  FROM moved m;
 
 -- name: give_back (step: running -> ready)
 -- The holder gives its step back unharmed (a stop that was announced): no failure, no crash is counted.
@@ -196,12 +236,14 @@ WITH moved AS (
        SET status = 'ready', worker_id = NULL, deadline_at = NULL, due_at = flowstone.now(), note = %(reason)s
      WHERE
      -- use: held
-    RETURNING id, run_id, round, attempt, fence, queue
+    RETURNING id, run_id, round, attempt, fence, queue, name, partition, sole
 ), logged AS (
     INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id, detail)
     SELECT run_id, id, round, 'step.released', attempt, fence, %(worker)s, jsonb_build_object('reason', %(reason)s::text) FROM moved
 )
-SELECT id, ARRAY[queue] AS opened FROM moved;
+SELECT id, ARRAY[queue] AS opened,
+       -- use: awaited
+  FROM moved m;
 
 -- name: release_dead (step: running -> ready)
 -- What dead processes held is ready again, counted as a crash, a loss, or neither (an announced stop). A step that has reached a limit
@@ -235,7 +277,8 @@ WITH held AS (
 ), moved AS (
     UPDATE flowstone.steps s
        SET status = 'ready', losses = s.losses + 1, worker_id = NULL, deadline_at = NULL, note = 'lease lost',
-           due_at = flowstone.now() + make_interval(secs => CASE WHEN s.losses = 0 THEN 0 ELSE least(60, power(2, s.losses)) END)
+           due_at = flowstone.now() + make_interval(secs => CASE WHEN s.losses = 0 THEN 0 ELSE least(60, power(2, s.losses)) END),
+           parked = CASE WHEN s.losses > 0 THEN 'due' END
       FROM held h
      WHERE s.id = h.id AND s.status = 'running' AND s.worker_id = h.worker_id
     RETURNING s.id, s.run_id, s.round, s.attempt, s.fence, s.name, s.partition, s.queue, h.worker_id
@@ -282,9 +325,10 @@ WITH RECURSIVE
 ), chosen AS (
     SELECT c.id FROM room r CROSS JOIN levels l CROSS JOIN LATERAL (
         SELECT s.id FROM flowstone.steps s
-         WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.queue = %(queue)s AND s.priority = l.priority AND s.due_at <= flowstone.now()
+         WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.parked IS NULL AND s.queue = %(queue)s AND s.priority = l.priority
+           AND s.due_at <= flowstone.now()
            AND (NOT (SELECT listens FROM known) OR s.task = ANY ((SELECT tasks FROM known)::text[]))
-         ORDER BY s.due_at, s.id LIMIT (SELECT places FROM room) FOR NO KEY UPDATE OF s SKIP LOCKED
+         ORDER BY s.turn, s.id LIMIT (SELECT places FROM room) FOR NO KEY UPDATE OF s SKIP LOCKED
     ) c LIMIT (SELECT places FROM room)
 )
 -- An array, not a join: how many the limit lets through is not known to the planner, which would read the whole table for it.
@@ -303,6 +347,18 @@ WITH chosen AS (
 UPDATE flowstone.steps s SET sent_at = flowstone.now(), sends = least(s.sends + 1, 10)
  WHERE s.id = ANY (ARRAY(SELECT id FROM chosen)) AND s.status = 'ready'
 RETURNING s.id, s.run_id, s.name, s.partition, s.task, s.queue;
+
+-- name: free_awaiting
+-- Nobody makes this value any more: who waited for it may try. Rows that somebody holds are left to the sweep.
+WITH waiting AS (
+    SELECT s.id FROM flowstone.steps s
+     WHERE s.parked = 'maker' AND s.name = %(name)s AND s.partition = %(partition)s
+     ORDER BY s.id FOR NO KEY UPDATE OF s SKIP LOCKED
+)
+UPDATE flowstone.steps s SET parked =
+       -- use: parked_as_its_run_says
+  FROM waiting w, flowstone.runs r WHERE s.id = w.id AND s.parked = 'maker' AND r.id = s.run_id
+RETURNING s.queue;
 
 -- name: note
 -- Say on the row why it is not running; its wake-up came back, and no longer counts as under way.

@@ -13,24 +13,54 @@ RETURNING steady_since;
 -- name: agenda
 -- One look at everything that may be due. Each part is held to a partial index.
 WITH RECURSIVE queues AS (
-    (SELECT s.queue FROM flowstone.steps s WHERE s.status = 'ready' AND s.sent_at IS NULL ORDER BY s.queue LIMIT 1)
+    (SELECT s.queue FROM flowstone.steps s WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.parked IS NULL ORDER BY s.queue LIMIT 1)
     UNION ALL
-    SELECT (SELECT s.queue FROM flowstone.steps s WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.queue > k.queue
-             ORDER BY s.queue LIMIT 1)
-      FROM queues k WHERE k.queue IS NOT NULL
-), first_due AS (
-    SELECT k.queue,
-           (SELECT s.due_at FROM flowstone.steps s WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.queue = k.queue
-             ORDER BY s.due_at LIMIT 1) AS due_at,
-           (SELECT s.due_at FROM flowstone.steps s WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.queue = k.queue
-               AND s.due_at > flowstone.now() ORDER BY s.due_at LIMIT 1) AS next_at
+    SELECT (SELECT s.queue FROM flowstone.steps s
+             WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.parked IS NULL AND s.queue > k.queue ORDER BY s.queue LIMIT 1)
       FROM queues k WHERE k.queue IS NOT NULL
 )
-SELECT (SELECT array_agg(f.queue) FROM first_due f WHERE f.due_at <= flowstone.now()) AS due,
-       (SELECT extract(epoch FROM min(f.next_at) - flowstone.now())::float8 FROM first_due f) AS next_due_in,
+SELECT (SELECT array_agg(k.queue) FROM queues k WHERE k.queue IS NOT NULL) AS due,
+       (SELECT extract(epoch FROM s.due_at - flowstone.now())::float8 FROM flowstone.steps s WHERE s.parked = 'due'
+         ORDER BY s.due_at LIMIT 1) AS next_due_in,
+       EXISTS (SELECT 1 FROM flowstone.steps a WHERE a.parked = 'maker' AND NOT EXISTS (
+                   SELECT 1 FROM flowstone.steps m WHERE m.status = 'running' AND m.sole AND m.name = a.name AND m.partition = a.partition)) AS awaiting,
+       EXISTS (SELECT 1 FROM flowstone.runs r WHERE r.deadline_at <= flowstone.now() AND r.status IN ('pending', 'running')) AS late,
+       EXISTS (SELECT 1 FROM flowstone.requests) AS asked,
        EXISTS (SELECT 1 FROM flowstone.runs r WHERE r.status = 'cancelling') AS cancelling,
        EXISTS (SELECT 1 FROM flowstone.workers w JOIN flowstone.steps s ON s.worker_id = w.id AND s.status = 'running'
                 WHERE w.alive_until < flowstone.now()) AS lost;
+
+-- name: unpark_due
+-- One batch of rows whose moment has come, back in the line at the present turn (of one run only, where one is named).
+WITH batch AS (
+    SELECT s.id, s.queue, s.priority FROM flowstone.steps s
+     WHERE s.parked = 'due' AND s.due_at <= flowstone.now() AND (%(only_run)s::uuid IS NULL OR s.run_id = %(only_run)s)
+     ORDER BY s.due_at LIMIT %(limit)s FOR NO KEY UPDATE OF s SKIP LOCKED
+), turns AS (
+    SELECT q.queue, q.priority,
+           -- use: present_turn
+           AS first
+      FROM (SELECT DISTINCT queue, priority FROM batch) q
+)
+UPDATE flowstone.steps s SET turn = t.first, parked =
+       -- use: parked_as_its_run_says
+  FROM batch b JOIN turns t USING (queue, priority), flowstone.runs r
+ WHERE s.id = b.id AND s.parked = 'due' AND r.id = s.run_id
+RETURNING s.queue;
+
+-- name: unpark_awaiting
+-- Rows that wait for a maker that is no more, back in the line (of one run only, where one is named).
+WITH batch AS (
+    SELECT a.id FROM flowstone.steps a
+     WHERE a.parked = 'maker' AND (%(only_run)s::uuid IS NULL OR a.run_id = %(only_run)s)
+       AND NOT EXISTS (SELECT 1 FROM flowstone.steps m
+                        WHERE m.status = 'running' AND m.sole AND m.name = a.name AND m.partition = a.partition)
+     ORDER BY a.id LIMIT %(limit)s FOR NO KEY UPDATE OF a SKIP LOCKED
+)
+UPDATE flowstone.steps s SET parked =
+       -- use: parked_as_its_run_says
+  FROM batch b, flowstone.runs r WHERE s.id = b.id AND s.parked = 'maker' AND r.id = s.run_id
+RETURNING s.queue;
 
 -- name: capacity
 -- For each queue with promised rows: the slots of the live nodes that listen, how many are busy, and what those nodes know.
@@ -64,7 +94,12 @@ SELECT s.id, s.run_id, s.name, s.partition, s.queue, s.status,
                  JOIN flowstone.steps p ON p.id = e.parent WHERE e.child = s.id
                   AND p.status NOT IN ('succeeded', 'failed', 'skipped', 'cancelled')), 'none that is open')
          WHEN r.status = 'cancelling' THEN 'its run is being cancelled'
+         WHEN NOT r.admitted THEN 'earlier runs of lane ' || quote_literal(r.lane) || ' have not ended: ' || coalesce(
+              (SELECT string_agg(e.id::text, ', ') FROM (SELECT o.id FROM flowstone.runs o
+                 WHERE o.tenant = r.tenant AND o.lane = r.lane AND o.admitted AND o.finished_at IS NULL ORDER BY o.created_at LIMIT 3) e), 'it is let in next')
          WHEN r.paused THEN 'its run is paused'
+         WHEN s.parked = 'maker' THEN coalesce((SELECT 'run ' || m.run_id || ' makes the same value now' FROM flowstone.steps m
+                 WHERE m.status = 'running' AND m.sole AND m.name = s.name AND m.partition = s.partition), 'what it waited for has ended: it is next in line')
          WHEN s.due_at > flowstone.now() THEN 'it is due at ' || to_char(s.due_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
               || CASE WHEN s.failures > 0 THEN ' (retry ' || s.failures || ')' ELSE '' END
          WHEN NOT EXISTS (SELECT 1 FROM flowstone.nodes n WHERE n.status = 'live' AND n.alive_until > flowstone.now() AND s.queue = ANY (n.queues)) THEN

@@ -120,6 +120,7 @@ runs = Table(
     Index("runs_open", "created_at", postgresql_where=text("finished_at IS NULL")),
     Index("runs_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
     Index("runs_of_lane", "tenant", "lane", "created_at", "id", postgresql_where=text("lane IS NOT NULL")),
+    Index("runs_paused", "id", postgresql_where=text("paused AND finished_at IS NULL")),
     Index("runs_outside", "tenant", "lane", postgresql_where=text("NOT admitted AND finished_at IS NULL")),
     Index(
         "runs_deadline",
@@ -199,6 +200,7 @@ steps = Table(
         postgresql_where=text("status = 'ready' AND sent_at IS NULL AND parked IS NULL"),
     ),
     Index("steps_due", "due_at", postgresql_where=text("parked = 'due'")),
+    Index("steps_aside", "run_id", postgresql_where=text("parked IN ('paused', 'lane')")),
     Index("steps_awaiting", "name", "partition", postgresql_where=text("parked = 'maker'")),
     Index(
         "steps_makers",

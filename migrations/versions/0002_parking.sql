@@ -10,6 +10,8 @@ CREATE INDEX runs_finished ON flowstone.runs (finished_at) WHERE finished_at IS 
 
 CREATE INDEX runs_of_lane ON flowstone.runs (tenant, lane, created_at, id) WHERE lane IS NOT NULL;
 
+CREATE INDEX runs_paused ON flowstone.runs (id) WHERE paused AND finished_at IS NULL;
+
 CREATE INDEX runs_outside ON flowstone.runs (tenant, lane) WHERE NOT admitted AND finished_at IS NULL;
 
 CREATE INDEX runs_deadline ON flowstone.runs (deadline_at) WHERE deadline_at IS NOT NULL AND status IN ('pending', 'running');
@@ -35,6 +37,8 @@ DROP INDEX flowstone.steps_due;
 CREATE INDEX steps_unsent ON flowstone.steps (queue, priority DESC, turn, id) WHERE status = 'ready' AND sent_at IS NULL AND parked IS NULL;
 
 CREATE INDEX steps_due ON flowstone.steps (due_at) WHERE parked = 'due';
+
+CREATE INDEX steps_aside ON flowstone.steps (run_id) WHERE parked IN ('paused', 'lane');
 
 CREATE INDEX steps_awaiting ON flowstone.steps (name, partition) WHERE parked = 'maker';
 

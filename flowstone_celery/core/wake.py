@@ -1,0 +1,47 @@
+"""Waking workers: wake-ups are promised to the next rows of a queue, and sent after the commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeAlias
+
+from flowstone_celery import faults
+from flowstone_celery.core import steps
+from flowstone_celery.core.model import INLINE_QUEUE
+
+if TYPE_CHECKING:
+    from flowstone_celery.config import Settings
+    from flowstone_celery.core.model import Carrier, WakeUp
+    from flowstone_celery.db.database import Database, Tx
+
+Promise: TypeAlias = "Callable[[Tx], list[WakeUp]]"
+
+
+def wake(database: Database, carrier: Carrier, settings: Settings, queues: Iterable[str]) -> int:
+    """As many of each queue's next ready rows are woken as it has room for; answers how many.
+
+    None on the inline queue: nobody listens there, and a message would stay in the broker for ever.
+    """
+    return sum(
+        send_promised(database, carrier, _promise_on(queue, settings))
+        for queue in sorted(set(queues) - {INLINE_QUEUE})
+    )
+
+
+def _promise_on(queue: str, settings: Settings) -> Promise:
+    return lambda tx: steps.promise(tx, queue, min_wakeups=settings.min_wakeups)
+
+
+def send_promised(database: Database, carrier: Carrier, work: Promise) -> int:
+    """What the work promises in its transaction is sent after it; answers how many."""
+
+    def promised(tx: Tx) -> list[WakeUp]:
+        wakeups = work(tx)
+        faults.point("promise.before_commit")
+        return wakeups
+
+    wakeups = database.attempt(promised)
+    faults.point("promise.after_commit")
+    if wakeups:
+        carrier.send(wakeups)
+    return len(wakeups)

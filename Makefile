@@ -46,7 +46,9 @@ test-faults: $(READY) ## The long form: kills, stops and restarts of everything,
 .PHONY: test-services
 test-services: export FLOWSTONE_TEST_DATABASE_URL ?= postgresql://postgres:postgres@127.0.0.1:5432/postgres
 test-services: export FLOWSTONE_TEST_BROKER_URL ?= redis://127.0.0.1:6379/15
-test-services: $(READY) ## The tests on your own servers: FLOWSTONE_TEST_DATABASE_URL, FLOWSTONE_TEST_BROKER_URL
+# Without a RabbitMQ its tests are skipped and say so; everything else needs none.
+test-services: export FLOWSTONE_TEST_AMQP_URL ?= $(shell (: </dev/tcp/127.0.0.1/5672) 2>/dev/null && echo amqp://guest:guest@127.0.0.1:5672//)
+test-services: $(READY) ## The tests on your own servers: FLOWSTONE_TEST_DATABASE_URL, FLOWSTONE_TEST_BROKER_URL, FLOWSTONE_TEST_AMQP_URL
 	$(TESTS) -m "not faults" $(ARGS)
 
 .PHONY: bench-venv

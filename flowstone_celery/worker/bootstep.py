@@ -219,7 +219,7 @@ class StepConsumer(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery's c
         """Begin to watch for long steps. Celery cancels the timer with the connection, and this starts anew with the next one."""
         consumer.controller.flowstone.tell_events()
         if consumer.hub is not None:
-            late = late_after(consumer.app.conf.broker_transport_options or {})
+            late = late_after(consumer.app)
             consumer.timer.call_repeatedly(late / 4, acknowledge_long, (late,))
 
 
@@ -237,9 +237,18 @@ def _refusing(
     return on_unknown_task
 
 
-def late_after(options: dict[str, Any]) -> float:
-    """Seconds after which the message of a running step is acknowledged: well before the broker delivers it again."""
-    return min(EARLY_ACK_SECONDS, float(options.get("visibility_timeout") or 3600) / 4)
+def late_after(app: Any) -> float:
+    """Seconds after which the message of a running step is acknowledged: well before the broker's patience ends.
+
+    Redis delivers again after the app's visibility timeout. RabbitMQ closes the channel after its consumer timeout: half an hour
+    by default, or what a queue's own argument says, in milliseconds.
+    """
+    visibility = float((app.conf.broker_transport_options or {}).get("visibility_timeout") or 3600)
+    patience = (
+        float((queue.queue_arguments or {}).get("x-consumer-timeout") or 1_800_000) / 1000
+        for queue in app.amqp.queues.consume_from.values()
+    )
+    return min(EARLY_ACK_SECONDS, visibility / 4, *(seconds / 4 for seconds in patience))
 
 
 def acknowledge_long(late: float) -> None:

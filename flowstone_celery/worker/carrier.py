@@ -10,6 +10,7 @@ from uuid import uuid4
 from flowstone_celery import faults
 from flowstone_celery.core.model import PROTOCOL
 from flowstone_celery.telemetry import emit
+from flowstone_celery.worker.confirms import Refused
 from flowstone_celery.worker.house import HEADER
 from flowstone_celery.worker.line import Line, LineDown
 
@@ -103,16 +104,19 @@ class CeleryCarrier:
         steps: dict[str, list[int]] = {}
         for wakeup in wakeups:
             steps.setdefault(wakeup.queue, []).append(wakeup.step)
-        if error is not None:
-            self._missed.update({queue: len(ids) for queue, ids in steps.items()})
+        left = {queue: ids for queue, ids in steps.items() if _has_left(queue, error)}
+        self._missed.update({queue: len(ids) for queue, ids in steps.items() if queue not in left})
         if isinstance(error, LineDown):
             return
         missed, self._missed = self._missed, Counter()
         for queue, count in missed.items():
             emit("flowstone.wakeup.failed", queue=queue, count=count, error=repr(error or LineDown()))
-        if error is None:
-            for queue, ids in steps.items():
-                emit("flowstone.wakeup.sent", queue=queue, count=len(ids), step_ids=ids)
+        for queue, ids in left.items():
+            emit("flowstone.wakeup.sent", queue=queue, count=len(ids), step_ids=ids)
+
+
+def _has_left(queue: str, error: Exception | None) -> bool:
+    return error is None or (isinstance(error, Refused) and queue not in error.queues)
 
 
 def args_shown(partition: str) -> str:

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from flowstone_celery.errors import BrokerUnavailable
+from flowstone_celery.worker.confirms import Confirms, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +67,7 @@ class _End:
         self._timeout = timeout
         self._connection: Any = None
         self._producer: Producer | None = None
+        self._confirms: Confirms | None = None
         self._down_until = 0.0
 
     def use(self, act: Callable[[Producer], None]) -> Exception | None:
@@ -73,16 +75,25 @@ class _End:
             return LineDown()
         begun, kept = time.monotonic(), self._producer is not None
         error = self._try(act)
-        if error is not None and kept and time.monotonic() - begun < self._timeout:
+        if (
+            error is not None
+            and kept
+            and not isinstance(error, Refused)
+            and time.monotonic() - begun < self._timeout
+        ):
             # A kept connection had been closed from the other side; a fresh one tells whether the broker is there.
             error = self._try(act)
-        if error is not None:
+        if error is not None and not isinstance(error, Refused):
             self._down_until = time.monotonic() + _PAUSE
         return error
 
     def _try(self, act: Callable[[Producer], None]) -> Exception | None:
         try:
             act(self._open())
+            if self._confirms is not None:
+                self._confirms.wait(self._timeout)
+        except Refused as error:
+            return error
         except Exception as error:  # noqa: BLE001 - each transport raises its own kinds; whatever it is, a hint was not sent and the sweep has it
             self.drop()
             return error
@@ -101,14 +112,23 @@ class _End:
                 interval_step=0,
                 interval_max=0,
             )
-            self._producer = self._app.amqp.Producer(
-                self._connection.channel(), auto_declare=False, serializer="json"
-            )
+            self._producer = self._app.amqp.Producer(self._channel(), auto_declare=False, serializer="json")
         return self._producer
+
+    def _channel(self) -> Any:
+        if self._connection.transport.driver_type != "amqp":
+            return self._connection.channel()
+        line = self._connection.connection
+        # The library's own bounds on reading end in a loop that tries for ever: the socket's own end in an exception.
+        line.transport.sock.settimeout(self._timeout)
+        channel = self._connection.channel()
+        self._confirms = Confirms(line, channel)
+        return channel
 
     def drop(self) -> None:
         """Nothing is connected; the broker is told nothing and not waited for."""
         connection, self._connection, self._producer = self._connection, None, None
+        self._confirms = None
         if connection is None:
             return
         try:
@@ -130,9 +150,9 @@ def _connection(app: Celery, timeout: float) -> Any:
 
 _BOUNDS: dict[str, tuple[str, ...]] = {
     "redis": ("socket_timeout", "socket_connect_timeout"),
-    "amqp": ("connect_timeout", "read_timeout", "write_timeout"),
+    "amqp": ("connect_timeout",),
 }
 """The options by which each kind of transport bounds its waiting."""
 
-_ONCE: dict[str, Any] = {"retry_on_timeout": False}
-"""No client library tries again by itself (and kombu batches only where none does)."""
+_ONCE: dict[str, Any] = {"retry_on_timeout": False, "confirm_publish": False}
+"""No client library tries again by itself (and kombu batches only where none does), and none waits for each message apart."""

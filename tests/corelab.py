@@ -26,6 +26,7 @@ from flowstone_celery.core.model import (
 )
 from flowstone_celery.core.pacer import Pacer
 from flowstone_celery.core.statements import SQL
+from flowstone_celery.core.wake import back_in_line
 from flowstone_celery.core.workers import Node, WorkerProcess, report_node
 from flowstone_celery.db.database import Database
 from flowstone_celery.db.statements import Statement
@@ -52,6 +53,8 @@ _TABLES = (
     "steps",
     "workers",
     "nodes",
+    "requests",
+    "partition_keys",
 )
 
 
@@ -189,11 +192,13 @@ class Lab:
     # --- one transition -------------------------------------------------------------------------------------------------------
 
     def claim(self, worker: int, step_id: int, **options: Any) -> Claim | None:
+        back_in_line(self.database)
         return self.database.attempt(
             lambda tx: steps.claim(tx, step_id, worker=worker, **{"knows": [TASK], **options})
         )
 
     def claim_next(self, worker: int, queue: str = QUEUE, **options: Any) -> Claim | None:
+        back_in_line(self.database)
         return self.database.attempt(
             lambda tx: steps.claim_next(tx, queue, worker=worker, **{"knows": [TASK], **options})
         )
@@ -212,6 +217,7 @@ class Lab:
         """Work until nothing is ready; pauses pass on the virtual clock."""
         executor, count = self.executor(), 0
         while True:
+            back_in_line(self.database)
             done = executor.work(None, QUEUE)
             count += done
             if done:

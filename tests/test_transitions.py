@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +59,10 @@ def test_only_the_next_round_leaves_a_terminal_status(machine: Machine) -> None:
     left = {(source, target) for source, target in machine.arrows if source in machine.terminal}
     assert {target for _, target in left} <= births
     makers = {
-        name for name, each in STATEMENTS.items() for noun, *arrow in each.arrows if noun == machine.noun and tuple(arrow) in left
+        name
+        for name, each in STATEMENTS.items()
+        for noun, *arrow in each.arrows
+        if noun == machine.noun and tuple(arrow) in left
     }
     assert makers <= {"core.reopen"}
 
@@ -88,7 +91,7 @@ def test_check_constraints_allow_exactly_the_statuses(lab: Lab, table: str, colu
 def test_every_status_column_is_held_by_such_a_constraint(lab: Lab) -> None:
     columns = lab.sql(
         "SELECT table_name AS t, column_name AS c FROM information_schema.columns "
-        "WHERE table_schema = 'flowstone' AND column_name IN ('status', 'phase')"
+        "WHERE table_schema = 'flowstone' AND column_name IN ('status', 'phase', 'parked', 'act')"
     )
     assert {(row["t"], row["c"]) for row in columns} == set(CHECKS)
 
@@ -103,7 +106,8 @@ class World:
     run: str
     step: str
     kind: str
-    """alone: the run's last open step; hurt: the same after another failed; spoiled: after another was cancelled; kin: with children."""
+    """alone: the run's last open step; hurt: the same after another failed; spoiled: after another was cancelled; kin: with children;
+    heir: behind one that failed."""
     ids: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
@@ -162,11 +166,18 @@ def _put_step(
     return int(row["id"])
 
 
-def _put(tx: Tx, world: World, *, sent: bool, lost: bool) -> None:
+def _put(tx: Tx, world: World, *, sent: bool, lost: bool, late: bool = False) -> None:
     """The world's rows, valid by every constraint."""
     worker = _worker(tx, lease=-5.0 if lost else 60.0)
     run = _put_run(tx, world, 3 if world.kind == "kin" else 1)
+    if late:
+        text = "UPDATE flowstone.runs SET deadline_at = flowstone.now() - interval '1 second', ends_as = 'failed' WHERE id = %(run)s"
+        tx.run(sql(text), run=run)
+    parent = _put_step(tx, run, 9, "failed", worker=worker, name="parent") if world.kind == "heir" else None
     step_id = _put_step(tx, run, 1, world.step, worker=worker, sent=sent)
+    if parent is not None:
+        edge = "INSERT INTO flowstone.step_edges VALUES (%(child)s, %(parent)s, false)"
+        tx.run(sql(edge), child=step_id, parent=parent)
     if world.kind == "kin":
         for ordinal, optional in ((2, False), (3, True)):
             child = _put_step(tx, run, ordinal, "blocked", worker=worker, name=f"child {ordinal}")
@@ -179,6 +190,8 @@ def _worlds() -> Iterator[World]:
     for run, status in product(RUN.statuses, STEP.statuses):
         for kind in ("alone", "kin") if status in ("running", "blocked", "ready") else ("alone",):
             yield World(run, status, kind)
+    for run, status in product(ENDED_RUN, ENDED_STEP):
+        yield World(run, status, "heir")
     for run, kind in product(("running", "cancelling"), ("hurt", "spoiled")):
         yield World(run, "running", kind)
 
@@ -194,7 +207,8 @@ PARAMETERS: dict[str, Any] = {
     "up_values": [], "io": "database", "content": b"1", "pointer": None, "size": 1, "digest": "d", "metadata": None,
     "code_digest": None, "action": "act", "resource_type": "r", "resource_id": "1", "correlation_id": None, "details": None,
     "kind": "plain", "requested_by": "", "idempotency_key": None, "request_digest": None, "priority": 0, "input": None,
-    "promise": True,
+    "promise": True, "everything": False, "begin_at": [], "deadline_in": None, "lane": None, "lane_width": 1, "sole": [False, True],
+    "act": "pause", "detail": None, "statuses": None, "since": None, "until": None,
     "kinds": ["plain", "plain"], "names": ["a", "b"], "partitions": ["", ""], "tasks": [TASK, TASK], "priorities": [0, 0],
     "code_digests": [None, None], "remaining": [0, 1], "max_failures": [1, 1], "timeouts": [None, None], "retries": ["{}", "{}"],
     "inputs": [None, None], "due_in": [0.0, 0.0], "edge_children": [2], "edge_parents": [1], "edge_optional": [False],
@@ -207,6 +221,9 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "core.release_lost": [{"lease_ended": True}],
     "core.claim_promised": [{"sent": True}],
     "core.start": [{"queues": ["q", "q"]}],
+    "core.expire": [{"late": True}],
+    "core.cancel_steps": [{}, {"late": True}],
+    "core.reopen": [{}, {"everything": True}, {"begin_at": ["x"]}],
 }
 
 
@@ -250,7 +267,7 @@ def _try(
 ) -> dict[Any, Arrow]:
     """What the statement moves in this world; everything is rolled back."""
     with rolled_back(lab.database) as tx:
-        _put(tx, world, sent="sent" in variant, lost="lease_ended" in variant)
+        _put(tx, world, sent="sent" in variant, lost="lease_ended" in variant, late="late" in variant)
         before = _snapshot(tx)
         tx.rows(statement, **_parameters(name, world, variant))
         return _moves(before, _snapshot(tx))
@@ -266,7 +283,7 @@ def _worker(tx: Tx, *, lease: float) -> int:
     return int(row["id"])
 
 
-def _own_step_moves(name: str, world: World) -> bool:
+def _own_step_moves(name: str, world: World, variant: dict[str, Any]) -> bool:
     """Whether the world's own step must move, by the guard that the statement promises."""
     match name.partition(".")[2]:
         case "claim" | "claim_next" | "claim_promised":
@@ -275,15 +292,34 @@ def _own_step_moves(name: str, world: World) -> bool:
             return world.step == "running"
         case "cancel_steps":
             return world.step in ("blocked", "ready") and world.run == "cancelling"
+        case "reopen":
+            return _reopens(world, variant)
     return False
 
 
-def _own_run_moves(name: str, world: World) -> bool:
+def _reopens(world: World, variant: dict[str, Any]) -> bool:
+    """What ended is begun again: the failed and cancelled of a run that ended so, and whatever was asked for by name."""
+    asked = bool(variant)
+    kept = world.step in ("succeeded", "skipped") and not asked
+    return (
+        world.run in ("failed", "cancelled", *(["succeeded"] if asked else []))
+        and world.step in ENDED_STEP
+        and not kept
+    )
+
+
+def _own_run_moves(name: str, world: World, variant: dict[str, Any]) -> bool:
     match name.partition(".")[2]:
         case "claim" | "claim_next" | "claim_promised":
             return world.step == "ready" and world.run == "pending"
-        case "cancel":
+        case "cancel" | "expire":
             return world.run in ("pending", "running")
+        case "reopen":
+            return (
+                _reopens(world, variant)
+                or _reopens(replace(world, step="failed"), variant)
+                and world.kind == "heir"
+            )
         case "cancel_steps":
             return world.step in ("blocked", "ready") and world.run == "cancelling"
         case "succeed" | "end_without_value":
@@ -306,8 +342,8 @@ def test_a_row_moves_if_and_only_if_the_arrow_exists(lab: Lab, name: str) -> Non
         assert set(moves.values()) <= statement.arrows, f"{world}: {moves}"
         if name != "core.start":
             own = ("step", str(world.ids["step"])), ("run", str(world.ids["run"]))
-            assert (own[0] in moves) == _own_step_moves(name, world), f"{world}: {moves}"
-            assert (own[1] in moves) == _own_run_moves(name, world), f"{world}: {moves}"
+            assert (own[0] in moves) == _own_step_moves(name, world, variant), f"{world}: {moves}"
+            assert (own[1] in moves) == _own_run_moves(name, world, variant), f"{world}: {moves}"
     assert seen == statement.arrows, "declared, but never made"
 
 

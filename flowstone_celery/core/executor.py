@@ -272,8 +272,8 @@ class Executor:
             )
         wakeups = self._promise_rest(tx, claim, (*moved.opened, *freed), following)
         tx.after_commit(lambda: self._send(wakeups))
-        if moved.left_lane:
-            tx.after_commit(lambda: self._let_next_in(*moved.left_lane))
+        if left := moved.left_lane:
+            tx.after_commit(lambda: self._let_next_in(*left))
         if moved.event == StepStatus.CANCELLED:
             tx.after_commit(lambda: self._finish_cancel(claim))
         return _Settled(moved, following)

@@ -18,6 +18,7 @@ from flowstone_celery.core.executor import Executor
 from flowstone_celery.core.interrupts import CANCELLED, TIMEOUT, Interrupts
 from flowstone_celery.core.model import INLINE_QUEUE, NoCarrier, Place, proc_state
 from flowstone_celery.core.statements import SQL
+from flowstone_celery.core.wake import back_in_line
 from flowstone_celery.core.workers import WorkerProcess
 from flowstone_celery.errors import WaitTimeout, WrongState
 from flowstone_celery.states import RUN_TERMINAL, RunStatus
@@ -34,7 +35,6 @@ _LEASE = 7 * 86_400.0
 _LOOK_EVERY = 0.1
 _ASK_EVERY = 0.25
 _CALLS_AT_ONCE = 64
-_BATCH = 1_000
 
 
 class InlineInterrupts(Interrupts):
@@ -141,8 +141,7 @@ class InlineWorker:
 
     def _call_parked(self, run_id: UUID) -> None:
         """What a sweep does where one runs: rows of this run whose moment has come are back in the line."""
-        self._database.once(SQL["unpark_due"], only_run=run_id, limit=_BATCH)
-        self._database.once(SQL["unpark_awaiting"], only_run=run_id, limit=_BATCH)
+        back_in_line(self._database, only_run=run_id)
         row = runs.read(self._database, run_id)
         if not row["admitted"]:
             lanes.admit(self._database, NoCarrier(), self._settings, row["tenant"], row["lane"])

@@ -60,6 +60,4 @@ def sweep(database: Database, carrier: Carrier, settings: Settings) -> int:
     for row in database.once(SQL["half_paused"], limit=100):
         stand_aside(database, row["run_id"])
     aside = database.once(SQL["unadmitted_parts"], limit=100)
-    return len(waiting) + sum(
-        call_in(database, carrier, settings, row["run_id"]) > 0 for row in aside
-    )
+    return len(waiting) + sum(call_in(database, carrier, settings, row["run_id"]) > 0 for row in aside)

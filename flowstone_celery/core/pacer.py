@@ -17,7 +17,7 @@ from flowstone_celery.core import acts, lanes, runs, steps
 from flowstone_celery.core.model import WakeUp
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.tell import tell_released
-from flowstone_celery.core.wake import Promise, send_promised, wake
+from flowstone_celery.core.wake import Promise, back_in_line, send_promised, wake
 from flowstone_celery.errors import TooManyCrashes
 from flowstone_celery.states import StepStatus
 from flowstone_celery.telemetry import emit
@@ -32,7 +32,6 @@ _CAPACITY_EVERY = 1.0
 _IDLE_BEFORE_AGAIN = 2.0
 _FORGET_EVERY = 60.0
 _LANES_EVERY = 1.0
-_UNPARK_BATCH = 1_000
 _FORGOTTEN_AFTER = 3_600.0
 """Seconds without a beat after which a node is history."""
 
@@ -107,23 +106,10 @@ class Pacer:
         """Promise and send wake-ups on these queues, as far as each has room."""
         return wake(self._database, self._carrier, self._settings, queues)
 
-    def _unpark(self, statement: str) -> list[str]:
-        """Rows that stood aside are back in the line; answers their queues."""
-        queues: list[str] = []
-        while True:
-            batch = self._database.once(SQL[statement], only_run=None, limit=_UNPARK_BATCH)
-            queues += {row["queue"] for row in batch}
-            if len(batch) < _UNPARK_BATCH:
-                return queues
-
     def _is_due(self, agenda: Row) -> list[str]:
         """The queues on which something is to be woken, with what becomes due now."""
-        queues = list(agenda["due"] or ())
-        if agenda["next_due_in"] is not None and agenda["next_due_in"] <= 0:
-            queues += self._unpark("unpark_due")
-        if agenda["awaiting"]:
-            queues += self._unpark("unpark_awaiting")
-        return queues
+        moved = agenda["awaiting"] or (agenda["next_due_in"] is not None and agenda["next_due_in"] <= 0)
+        return [*(agenda["due"] or ()), *(back_in_line(self._database) if moved else ())]
 
     def _do_acts(self, agenda: Row, now: float) -> None:
         """Deadlines, requests of other transactions, and lanes that nobody serves."""

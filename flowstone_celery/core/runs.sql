@@ -126,7 +126,8 @@ WITH RECURSIVE seen AS (
     SELECT e.child FROM below b JOIN flowstone.step_edges e ON e.parent = b.id
 ), chosen AS (
     SELECT s.id FROM seen r JOIN flowstone.steps s ON s.run_id = r.id
-     WHERE %(everything)s OR s.status IN ('failed', 'cancelled') OR s.id IN (SELECT id FROM below)
+     WHERE s.status IN ('failed', 'cancelled')
+        OR s.status IN ('succeeded', 'skipped') AND (%(everything)s OR s.id IN (SELECT id FROM below))
 ), moved AS (
     UPDATE flowstone.runs r
        SET status = 'pending', round = r.round + 1, remaining_steps = (SELECT count(*) FROM chosen), failed_steps = 0, cancelled_steps = 0,

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeAlias
+from uuid import UUID
 
 from flowstone_celery import faults
 from flowstone_celery.core import steps
 from flowstone_celery.core.model import INLINE_QUEUE
+from flowstone_celery.core.statements import SQL
 
 if TYPE_CHECKING:
     from flowstone_celery.config import Settings
     from flowstone_celery.core.model import Carrier, WakeUp
     from flowstone_celery.db.database import Database, Tx
+
+_BATCH = 1_000
 
 Promise: TypeAlias = "Callable[[Tx], list[WakeUp]]"
 
@@ -30,6 +34,27 @@ def wake(database: Database, carrier: Carrier, settings: Settings, queues: Itera
 
 def _promise_on(queue: str, settings: Settings) -> Promise:
     return lambda tx: steps.promise(tx, queue, min_wakeups=settings.min_wakeups)
+
+
+def back_in_line(database: Database, *, only_run: UUID | None = None) -> list[str]:
+    """Rows whose moment has come, or whose maker is no more, are in the line again; answers their queues, one entry for each row.
+
+    With `only_run` those of this run only.
+    """
+    return [
+        queue
+        for statement in ("unpark_due", "unpark_awaiting")
+        for queue in _unpark(database, statement, only_run)
+    ]
+
+
+def _unpark(database: Database, statement: str, only_run: UUID | None) -> list[str]:
+    queues: list[str] = []
+    while True:
+        batch = database.once(SQL[statement], only_run=only_run, limit=_BATCH)
+        queues += [row["queue"] for row in batch]
+        if len(batch) < _BATCH:
+            return queues
 
 
 def send_promised(database: Database, carrier: Carrier, work: Promise) -> int:

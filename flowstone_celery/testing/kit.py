@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -14,6 +14,7 @@ from flowstone_celery.core.executor import Executor
 from flowstone_celery.core.inline import QUEUE, InlineInterrupts
 from flowstone_celery.core.pacer import Pacer, end_at_limit
 from flowstone_celery.core.statements import SQL
+from flowstone_celery.core.wake import back_in_line
 from flowstone_celery.core.workers import Node, WorkerProcess, report_node
 from flowstone_celery.db.statements import Statement
 from flowstone_celery.record import audit
@@ -80,6 +81,7 @@ class TestKit:
         """
         only, count, idle = run.uuid if run else None, 0, False
         while count < _ENOUGH:
+            back_in_line(self.database, only_run=only)
             done = self._executor.work(None, QUEUE, only_run=only)
             count += done
             due_in = None if done else self._next_due_in(only)
@@ -94,6 +96,7 @@ class TestKit:
 
     def step(self) -> bool:
         """Work exactly one step; False if none is ready."""
+        back_in_line(self.database)
         return self._executor.work(None, QUEUE, going_on=False) == 1
 
     def sweep(self) -> None:
@@ -111,6 +114,14 @@ class TestKit:
         report_node(self.database, node, keeper_pid=node.pid, lease=_FOR_EVER)
         worker = WorkerProcess(self.database, node.key, node.name, _FOR_EVER)
         return self.fs.executor_for(worker, InlineInterrupts(self.database))
+
+    def override(self, **values: Any) -> AbstractContextManager[None]:
+        """In the block these values stand for the resources of these names; they are neither set up nor torn down.
+
+        Raises:
+            UnknownResource: no resource of a name is declared.
+        """
+        return self.fs.override(**values)
 
     # --- crash ----------------------------------------------------------------------------------------------------------------
 

@@ -74,12 +74,12 @@ def test_several_queues_have_each_their_own_room(lab: Lab) -> None:
 # --- order ------------------------------------------------------------------------------------------------------------------------
 
 
-def test_wake_ups_and_claims_follow_priority_then_due_time_then_id(lab: Lab) -> None:
+def test_wake_ups_and_claims_follow_priority_then_turn_then_id(lab: Lab) -> None:
     lab.start(
         *[step(f"p{priority}-{n}", priority=priority) for priority in (0, 9, 3) for n in range(2)],
         promise=False,
     )
-    lab.sql("UPDATE flowstone.steps SET due_at = due_at - interval '1 minute' WHERE name = 'p3-1'")
+    lab.sql("UPDATE flowstone.steps SET turn = turn - 9 WHERE name = 'p3-1'")
     order = ["p9-0", "p9-1", "p3-1", "p3-0", "p0-0", "p0-1"]
     worker = lab.worker()
     taken = [claim.name for _ in order if (claim := lab.claim_next(worker)) is not None]

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from flowstone_celery.assets.context import Context
     from flowstone_celery.assets.declared import Asset, Pipeline
     from flowstone_celery.assets.handle import Run
+    from flowstone_celery.assets.lists import Dynamic, Static
+    from flowstone_celery.assets.mappings import All, Dimension, Dimensions, Explicit, Previous, Same, Window
+    from flowstone_celery.assets.moments import Cron, Hourly
+    from flowstone_celery.assets.multi import Multi
+    from flowstone_celery.assets.windows import Daily, Monthly, Weekly
     from flowstone_celery.config import Settings
     from flowstone_celery.errors import FlowStoneError
     from flowstone_celery.outcomes import Cancel, Fail, Retry, Skip, Value
@@ -29,6 +34,22 @@ _DOORS = {
     "Context": "assets.context",
     "Pipeline": "assets.declared",
     "Run": "assets.handle",
+    # which partitions there are, and which belong together
+    "All": "assets.mappings",
+    "Cron": "assets.moments",
+    "Daily": "assets.windows",
+    "Dimension": "assets.mappings",
+    "Dimensions": "assets.mappings",
+    "Dynamic": "assets.lists",
+    "Explicit": "assets.mappings",
+    "Hourly": "assets.moments",
+    "Monthly": "assets.windows",
+    "Multi": "assets.multi",
+    "Previous": "assets.mappings",
+    "Same": "assets.mappings",
+    "Static": "assets.lists",
+    "Weekly": "assets.windows",
+    "Window": "assets.mappings",
     # what user code answers
     "Cancel": "outcomes",
     "Fail": "outcomes",
@@ -47,6 +68,21 @@ __all__ = [  # noqa: RUF022 - grouped as above
     "Context",
     "Pipeline",
     "Run",
+    "All",
+    "Cron",
+    "Daily",
+    "Dimension",
+    "Dimensions",
+    "Dynamic",
+    "Explicit",
+    "Hourly",
+    "Monthly",
+    "Multi",
+    "Previous",
+    "Same",
+    "Static",
+    "Weekly",
+    "Window",
     "Cancel",
     "Fail",
     "Retry",

@@ -145,6 +145,12 @@ class DuplicateResource(DeclarationError):
     code = "FS-1009"
 
 
+class InvalidMapping(DeclarationError):
+    """The partitions of an asset and of what it needs do not fit together."""
+
+    code = "FS-1012"
+
+
 # --- FS-2xxx: running -----------------------------------------------------------------------------------------------------------
 
 

@@ -15,15 +15,19 @@ from flowstone_celery.assets import partition as partitions
 from flowstone_celery.assets.asset import AssetSpec, declare
 from flowstone_celery.assets.catalog import Catalog
 from flowstone_celery.assets.declared import Asset, namespaced, settle_in, unwrapped
+from flowstone_celery.assets.resource import ResourceSpec, declare_resource
+from flowstone_celery.assets.resources import Resources
 from flowstone_celery.errors import DependencyNotReady, InvalidOption, did_you_mean
 from flowstone_celery.parts import Parts
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from uuid import UUID
 
     from flowstone_celery.assets.handle import Run
     from flowstone_celery.assets.partition import PartitionKey
     from flowstone_celery.assets.reader import AssetStatus
+    from flowstone_celery.assets.resource_state import ResourceStatus
     from flowstone_celery.config import Settings
     from flowstone_celery.core.executor import Executor
     from flowstone_celery.core.interrupts import Interrupts
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 Named: TypeAlias = "str | Asset[..., Any]"
 
 
@@ -76,7 +81,8 @@ class FlowStone:
             namespace or _as_namespace(getattr(self.app, "main", None) or "flowstone")
         )
         self._extra_io = tuple(io)
-        self.parts = Parts(self.app, self.catalog, self.knows, settings=settings, io=self._extra_io)
+        self._room = Resources(self.catalog.resources)
+        self.parts = self._new_parts(settings)
         if self.app is not None:
             from flowstone_celery.worker.attach import attach
 
@@ -113,11 +119,42 @@ class FlowStone:
             # Without its queue: Celery deprecates that attribute of tasks, and our wake-ups name the queue themselves.
             register_step_task(self.app, declared.name, doc=declared.spec.description or None)
 
+    @overload
+    def resource(self, made: T, /, **options: Any) -> T: ...
+    @overload
+    def resource(self, made: None = None, /, **options: Any) -> Callable[[T], T]: ...
+    def resource(self, made: Any = None, /, **options: Any) -> Any:
+        """Declare what steps require and each worker process sets up once (FS-61). Options: `assets.resource.RESOURCE_OPTIONS`.
+
+        Args:
+            made: a function that answers the value, a generator function that yields it, a context manager, or a class or an object
+                with `setup` and, if need be, `teardown` and `health_check`. It stays what it is.
+            **options: `name`, `requires`, `timeout`, `health`, `health_every`, `retry_after`.
+
+        Raises:
+            DeclarationError: what can be told here is told here: an async or another wrong kind, unknown options, wrong values, a name
+                used twice, a circle.
+        """
+
+        def declare_it(made: T) -> T:
+            self.add_resource(declare_resource(made, **options))
+            return made
+
+        return declare_it if made is None else declare_it(made)
+
+    def add_resource(self, spec: ResourceSpec) -> None:
+        """The resource belongs to this house: its assets may require it."""
+        self.catalog.resources.add(spec)
+
+    def override(self, **values: Any) -> AbstractContextManager[None]:
+        """In the block these values stand for resources, for tests; they are neither set up nor torn down. As `Resources.override`."""
+        return self._room.override(values)
+
     def check(self) -> None:
         """All declarations fit together.
 
         Raises:
-            UnknownDependency, DependencyCycle: as `Catalog.check`.
+            UnknownDependency, DependencyCycle, UnknownResource: as `Catalog.check`.
             InvalidOption: an asset names an IO manager that is not on the shelf.
         """
         self.catalog.check()
@@ -235,6 +272,7 @@ class FlowStone:
             request = replace(request, queue=None)  # inline work has a queue of its own
         new = plan(self.catalog, request, (lambda _: QUEUE) if here else self._queue_of)
         self._check_io([step.name for step in new.steps])
+        self.catalog.check_resources(step.name for step in new.steps)
         carrier = NoCarrier() if here else self.carrier
         run_id = runs.begin(self.database, carrier, new, settings=self.settings, promise=not here)
         if here and drain:
@@ -270,6 +308,10 @@ class FlowStone:
     def status(self, asset: Named, *, partition: PartitionKey = None) -> AssetStatus:
         """How the asset's slice stands: its newest attempt, and the value it has."""
         return self.parts.reader.status(self._spec(asset).qualified, partitions.encode(partition))
+
+    def resources(self, *, failed: bool = False) -> list[ResourceStatus]:
+        """How each declared resource stands in this very process, by name; with `failed`, only those that could not be set up."""
+        return [each for each in self._room.status() if not failed or each.state == "failed"]
 
     # --- what workers and the command line ask ------------------------------------------------------------------------------
 
@@ -314,14 +356,23 @@ class FlowStone:
         before = {"settings": self.parts.__dict__.get("settings"), "mode": self.mode}
         self.parts.close()
         self.mode = mode
-        self.parts = Parts(self.app, self.catalog, self.knows, settings=settings, io=self._extra_io)
+        self.parts = self._new_parts(settings)
         return before
 
     def close(self) -> None:
-        """Give back this process's connections."""
+        """Tear down this process's resources and give back its connections; both open again when they are used."""
+        self.close_resources()
         self.parts.close()
 
+    def close_resources(self) -> None:
+        """Tear down what this process has set up, the newest first; errors there are told as events, not raised."""
+        self._room.close()
+
     # --- inside ---------------------------------------------------------------------------------------------------------------
+
+    def _new_parts(self, settings: Settings | None) -> Parts:
+        room, more = self._room, self._extra_io
+        return Parts(self.app, self.catalog, self.knows, settings=settings, io=more, resources=room)
 
     def _check_io(self, names: Iterable[str]) -> None:
         for spec in map(self.catalog.fetch, names):

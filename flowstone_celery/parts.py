@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from flowstone_celery.assets.resources import Resources
 from flowstone_celery.errors import InvalidOption, ServiceUnavailable
 from flowstone_celery.telemetry import set_strict
 
@@ -39,8 +40,9 @@ class Parts:
         *,
         settings: Settings | None = None,
         io: Iterable[IOManager] = (),
+        resources: Resources | None = None,
     ) -> None:
-        """Open nothing yet.
+        """Open nothing yet. The resources outlive these parts; by default they are new ones of the catalog.
 
         Raises:
             InvalidOption: something in `io` is no IO manager.
@@ -49,6 +51,7 @@ class Parts:
         self._catalog = catalog
         self._knows = knows
         self._extra_io = tuple(_manager(each) for each in io)
+        self.resources = resources or Resources(catalog.resources)
         if settings is not None:
             self.settings = settings
 
@@ -107,7 +110,7 @@ class Parts:
         """What does the work of each kind of step."""
         from flowstone_celery.assets.handler import KIND, AssetHandler
 
-        return {KIND: AssetHandler(self._catalog, self.shelf, self.database, self.settings)}
+        return {KIND: AssetHandler(self._catalog, self.shelf, self.database, self.settings, self.resources)}
 
     @cached_property
     def carrier(self) -> Carrier:

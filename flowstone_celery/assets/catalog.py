@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from flowstone_celery.assets.graph import AssetGraph
 from flowstone_celery.assets.options import at
-from flowstone_celery.assets.resource import ResourceBook
+from flowstone_celery.assets.resource_book import ResourceBook
 from flowstone_celery.errors import DuplicateAsset, UnknownAsset, did_you_mean
 
 if TYPE_CHECKING:

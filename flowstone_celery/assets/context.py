@@ -35,6 +35,7 @@ class Context:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What the run was started with."""
     resources: Mapping[str, Any] = field(default_factory=dict)
+    """The values of exactly those resources that the asset requires, by name."""
     ask: Callable[[], None] = lambda: None
 
     def check(self) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, ov
 
 from flowstone_celery.assets.asset import AssetSpec, declare
 from flowstone_celery.assets.options import DOTTED, at
-from flowstone_celery.assets.resource import ResourceSpec, declare_resource, twice
+from flowstone_celery.assets.resource import ResourceSpec, declare_resource
+from flowstone_celery.assets.resource_book import twice
 from flowstone_celery.errors import (
     DeclarationError,
     DuplicateAsset,
@@ -20,6 +21,7 @@ from flowstone_celery.errors import (
 )
 
 if TYPE_CHECKING:
+    from flowstone_celery.assets.definitions import Definition
     from flowstone_celery.assets.handle import Run
     from flowstone_celery.assets.partition import PartitionKey
 
@@ -86,6 +88,11 @@ class Asset(Generic[P, R]):
     def name(self) -> str:
         """The qualified name, which is also the Celery task's name."""
         return self.spec.qualified
+
+    @property
+    def partitions(self) -> Definition | None:
+        """Which partitions it has, to declare others with the same; None: any key will do."""
+        return self.spec.partitions
 
     def delay(self, partition: PartitionKey = None) -> Run:
         """Start a durable run that makes this asset, and first whatever it needs and is missing."""

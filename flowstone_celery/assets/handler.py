@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from flowstone_celery.assets.asset import AssetSpec, Dependency
     from flowstone_celery.assets.catalog import Catalog
+    from flowstone_celery.assets.resources import Resources
     from flowstone_celery.config import Settings
     from flowstone_celery.core.interrupts import Interrupted
     from flowstone_celery.db.database import Database, Tx
@@ -41,9 +42,12 @@ _CHECK_EVERY = 0.2
 class AssetHandler:
     """Makes one asset's value for one claim."""
 
-    def __init__(self, catalog: Catalog, shelf: Shelf, database: Database, settings: Settings) -> None:
-        """Look assets up in the catalog and their managers on the shelf."""
+    def __init__(
+        self, catalog: Catalog, shelf: Shelf, database: Database, settings: Settings, resources: Resources
+    ) -> None:
+        """Look assets up in the catalog, their managers on the shelf, and what they require among the resources."""
         self._catalog = catalog
+        self._resources = resources
         self._shelf = shelf
         self._database = database
         self._settings = settings
@@ -55,7 +59,9 @@ class AssetHandler:
         spec = self._catalog.fetch(claim.name)
         inputs = call.patiently(lambda: self._inputs(spec, claim))
         arguments = call.patiently(lambda: self._arguments(inputs))
-        outcome = as_outcome(self._call(spec, claim, call, arguments))
+        with self._resources.lent(spec.requires, asset=claim.name, call=call) as lent:
+            arguments.update({name: lent[name] for name in spec.resource_parameters})
+            outcome = as_outcome(self._call(spec, claim, call, arguments, lent))
         match outcome:
             case Value():
                 return self._done(spec, claim, call, outcome, inputs, begun)
@@ -137,9 +143,16 @@ class AssetHandler:
 
     # --- call -----------------------------------------------------------------------------------------------------------------
 
-    def _call(self, spec: AssetSpec, claim: Claim, call: Call, arguments: dict[str, object]) -> object:
+    def _call(
+        self,
+        spec: AssetSpec,
+        claim: Claim,
+        call: Call,
+        arguments: dict[str, object],
+        resources: Mapping[str, Any],
+    ) -> object:
         if spec.context_parameter:
-            arguments[spec.context_parameter] = self._context(claim, call)
+            arguments[spec.context_parameter] = self._context(claim, call, resources)
         about = {"asset": claim.name, "partition": claim.partition, "run_id": str(claim.run_id)}
         emit("flowstone.materialization.start", **about, step_id=claim.id, attempt=claim.attempt)
         try:
@@ -152,7 +165,7 @@ class AssetHandler:
         faults.point("user.end")
         return answer
 
-    def _context(self, claim: Claim, call: Call) -> Context:
+    def _context(self, claim: Claim, call: Call, resources: Mapping[str, Any]) -> Context:
         return Context(
             asset=claim.name,
             partition=partitions.decode(claim.partition),
@@ -164,6 +177,7 @@ class AssetHandler:
             started_at=datetime.now(UTC),
             requested_by=claim.requested_by,
             metadata=(claim.run_input or {}).get("metadata") or {},
+            resources=resources,
             ask=call.check,
         )
 

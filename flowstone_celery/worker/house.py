@@ -52,6 +52,9 @@ class House(Protocol):
     def broker_url(self) -> str | None:
         """The broker for an app that names none."""
 
+    def close_resources(self) -> None:
+        """What this process has set up for steps is torn down. Never raises."""
+
 
 def house_of(app: Celery) -> House | None:
     """The house that is attached to this app."""

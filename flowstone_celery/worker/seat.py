@@ -13,7 +13,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from flowstone_celery.core.interrupts import STOP, Board, Interrupts, LiveCall
@@ -125,6 +125,7 @@ class Seat:
         self.interrupts = PoolInterrupts(place.board)
         self.executor = house.executor_for(worker, self.interrupts)
         self.line = Line(app, house.settings.publish_timeout_seconds)
+        _part_with(house)
 
     @contextmanager
     def taken(self) -> Iterator[None]:
@@ -140,6 +141,17 @@ class Seat:
             yield
         finally:
             farewell.obey()
+
+
+def _part_with(house: House) -> None:
+    """At its end this process tears down what its steps required: a child of a pool, or, with threads and solo, the worker itself."""
+    from celery import signals
+
+    def on_end(**_: Any) -> None:
+        house.close_resources()
+
+    for each in (signals.worker_process_shutdown, signals.worker_shutdown):
+        each.connect(on_end, weak=False, dispatch_uid=f"flowstone.resources.{id(house)}")
 
 
 class _Farewell:

@@ -17,7 +17,7 @@ SELECT 'run ' || r.id || ' is ' || r.status || ' with ' || c.failed || ' failed 
       SELECT count(*) FILTER (WHERE s.status = 'failed') AS failed, count(*) FILTER (WHERE s.status = 'cancelled') AS cancelled
         FROM flowstone.steps s WHERE s.run_id = r.id) c
  WHERE r.failed_steps <> c.failed OR r.cancelled_steps <> c.cancelled
-    OR (r.status = 'succeeded' AND c.failed + c.cancelled > 0) OR (r.status = 'failed' AND c.failed = 0);
+    OR (r.status = 'succeeded' AND c.failed + c.cancelled > 0) OR (r.status = 'failed' AND c.failed = 0 AND r.ends_as IS DISTINCT FROM 'failed');
 
 -- name: remaining_of_steps
 -- A blocked step waits for exactly its parents that have not counted down: no value yet, or an optional one not ended.
@@ -28,9 +28,10 @@ SELECT 'step ' || s.id || ' (' || s.name || ') waits for ' || s.remaining || ' d
  WHERE s.status = 'blocked' AND s.remaining <> c.open;
 
 -- name: started_too_early
+-- What an earlier round has kept may stand on an optional parent that is done again.
 SELECT 'step ' || s.id || ' (' || s.name || ') is ' || s.status || ' though ' || p.name || ' is ' || p.status AS finding
   FROM flowstone.steps s JOIN flowstone.step_edges e ON e.child = s.id JOIN flowstone.steps p ON p.id = e.parent
- WHERE s.status IN ('ready', 'running', 'succeeded')
+ WHERE s.status IN ('ready', 'running', 'succeeded') AND p.round <= s.round
    AND NOT (p.status = 'succeeded' OR (e.optional AND p.status IN ('failed', 'skipped', 'cancelled')));
 
 -- name: held_by_the_dead
@@ -46,24 +47,26 @@ SELECT 'step ' || h.step_id || ' ended ' || count(*) || ' times in round ' || h.
  GROUP BY h.step_id, h.round HAVING count(*) > 1;
 
 -- name: history_tells_all
--- The last transition in a step's history is where it stands; its starts are counted by attempt and fence. One pass over the history:
--- looked up for each step, a run of many would be read as often as it has steps.
+-- The last transition in a step's history is where it stands; its starts are counted by attempt (in this round) and fence (in all).
+-- One pass over the history: looked up for each step, a run of many would be read as often as it has steps.
 SELECT 'step ' || s.id || ' is ' || s.status || ' with attempt ' || s.attempt || ' and fence ' || s.fence || ', but its history says ' ||
        coalesce(h.last, 'nothing') || ' and ' || coalesce(h.starts, 0) || ' starts' AS finding
   FROM flowstone.steps s LEFT JOIN (
-      SELECT step_id, count(*) FILTER (WHERE event = 'step.running') AS starts, (array_agg(event ORDER BY id DESC))[1] AS last
-        FROM flowstone.history WHERE step_id IS NOT NULL GROUP BY step_id) h ON h.step_id = s.id
- WHERE s.attempt <> coalesce(h.starts, 0) OR s.fence <> coalesce(h.starts, 0)
+      SELECT o.id, count(*) FILTER (WHERE e.event = 'step.running') AS claims,
+             count(*) FILTER (WHERE e.event = 'step.running' AND e.round = o.round) AS starts,
+             (array_agg(e.event ORDER BY e.id DESC) FILTER (WHERE e.round = o.round))[1] AS last
+        FROM flowstone.history e JOIN flowstone.steps o ON o.id = e.step_id GROUP BY o.id) h ON h.id = s.id
+ WHERE s.attempt <> coalesce(h.starts, 0) OR s.fence <> coalesce(h.claims, 0)
     OR (s.status IN ('running', 'succeeded', 'failed', 'skipped', 'cancelled') AND h.last IS DISTINCT FROM 'step.' || s.status)
     OR (s.status = 'ready' AND h.last IS NOT NULL AND h.last NOT IN ('step.ready', 'step.retry', 'step.released'))
     OR (s.status = 'blocked' AND h.last IS NOT NULL);
 
 -- name: values_of_steps
--- A settled value belongs to the attempt that succeeded; a succeeded asset step that names a value has it settled.
+-- A settled value of this round belongs to the attempt that succeeded; a succeeded asset step that names a value has it settled.
 SELECT 'value ' || v.id || ' of ' || v.asset || ' is settled, but its step ' || v.step_id || ' is ' || s.status || ' under fence ' || s.fence ||
        ' (value: ' || v.fence || ')' AS finding
   FROM flowstone.asset_values v JOIN flowstone.steps s ON s.id = v.step_id
- WHERE v.settled_at IS NOT NULL AND (s.status <> 'succeeded' OR s.fence <> v.fence)
+ WHERE v.settled_at IS NOT NULL AND v.fence > s.fence - s.attempt AND (s.status <> 'succeeded' OR s.fence <> v.fence)
 UNION ALL
 SELECT 'step ' || s.id || ' (' || s.name || ') succeeded with value ' || (s.output ->> 'value') || ', which is not settled'
   FROM flowstone.steps s LEFT JOIN flowstone.asset_values v ON v.id = (s.output ->> 'value')::bigint AND v.settled_at IS NOT NULL
@@ -79,16 +82,24 @@ SELECT 'the current value of ' || c.asset || ' (' || c.partition || ') is ' || c
 -- Every settled value names the exact versions of what its step consumed.
 SELECT 'value ' || v.id || ' of ' || v.asset || ' has no lineage to ' || p.name || ' version ' || (p.output ->> 'value') AS finding
   FROM flowstone.asset_values v JOIN flowstone.steps s ON s.id = v.step_id
-  JOIN flowstone.step_edges e ON e.child = s.id JOIN flowstone.steps p ON p.id = e.parent AND p.status = 'succeeded' AND p.output ? 'value'
+  JOIN flowstone.step_edges e ON e.child = s.id
+  JOIN flowstone.steps p ON p.id = e.parent AND p.status = 'succeeded' AND p.output ? 'value' AND p.round <= s.round
   LEFT JOIN flowstone.lineage l ON l.value_id = v.id AND l.upstream_asset = p.name AND l.upstream_partition = p.partition
        AND l.upstream_value_id = (p.output ->> 'value')::bigint
- WHERE v.settled_at IS NOT NULL AND l.value_id IS NULL;
+ WHERE v.settled_at IS NOT NULL AND v.fence = s.fence AND s.status = 'succeeded' AND l.value_id IS NULL;
 
 -- name: acts_are_audited
-SELECT 'run ' || r.id || ' was cancelled at ' || r.cancelled_at || ' without an audit row' AS finding
+SELECT 'run ' || r.id || ' was ended at ' || r.cancelled_at || ' without an audit row' AS finding
   FROM flowstone.runs r
  WHERE r.cancelled_at IS NOT NULL
-   AND NOT EXISTS (SELECT 1 FROM flowstone.audit a WHERE a.resource_type = 'run' AND a.resource_id = r.id::text AND a.action = 'run.cancel');
+   AND NOT EXISTS (SELECT 1 FROM flowstone.audit a WHERE a.resource_type = 'run' AND a.resource_id = r.id::text AND a.action IN ('run.cancel', 'run.expire'));
+
+-- name: lanes_are_kept
+-- No more runs of a lane have begun than it was ever wide.
+SELECT 'lane ' || l.lane || ' lets in ' || l.inside || ' runs at once, but is ' || l.width || ' wide' AS finding
+  FROM (SELECT r.tenant, r.lane, count(*) FILTER (WHERE r.admitted AND r.finished_at IS NULL) AS inside, max(r.lane_width) AS width
+          FROM flowstone.runs r WHERE r.lane IS NOT NULL GROUP BY r.tenant, r.lane) l
+ WHERE l.inside > l.width;
 
 -- name: clock_is_not_shifted
 -- Only the test kit moves the clock.

@@ -106,28 +106,36 @@ WITH late AS (
 ), moved AS (
     UPDATE flowstone.runs r SET status = 'cancelling', ends_as = 'failed', cancelled_at = flowstone.now(), error = %(error)s::jsonb
       FROM late l WHERE r.id = l.id AND r.status IN ('pending', 'running')
-    RETURNING r.id, r.round
+    RETURNING r.id, r.round, r.tenant, r.correlation_id, r.deadline_at
 ), logged AS (
     INSERT INTO flowstone.history (run_id, round, event, detail)
     SELECT id, round, 'run.cancelling', jsonb_build_object('reason', 'its deadline passed') FROM moved
+), audited AS (
+    INSERT INTO flowstone.audit (actor, actor_type, action, resource_type, resource_id, tenant, correlation_id, details)
+    SELECT 'deadline', 'system', 'run.expire', 'run', id::text, tenant, correlation_id, jsonb_build_object('deadline', deadline_at) FROM moved
 )
 SELECT id FROM moved;
 
 -- name: reopen (run: succeeded | failed | cancelled -> pending; step: succeeded | failed | skipped | cancelled -> ready | blocked)
 -- The next round of a run that has ended: what failed or was cancelled, with `begin_at` also those steps and all that stands on them,
--- with `everything` all. What is kept keeps its output. The run's row comes first: of a run that has ended nobody holds a step.
+-- with `everything` all. What is kept keeps its output. A dependency that was skipped is asked again with whatever needs it.
+-- The run's row comes first: of a run that has ended nobody holds a step.
 WITH RECURSIVE seen AS (
     SELECT r.id, r.round FROM flowstone.runs r
      WHERE r.id = %(run)s AND (r.status IN ('failed', 'cancelled')
                                OR r.status = 'succeeded' AND (%(everything)s OR cardinality(%(begin_at)s::text[]) > 0))
-), below(id) AS (
-    SELECT s.id FROM seen r JOIN flowstone.steps s ON s.run_id = r.id WHERE s.name = ANY (%(begin_at)s::text[])
+), reached(id, downwards) AS (
+    SELECT s.id, s.name = ANY (%(begin_at)s::text[]) FROM seen r JOIN flowstone.steps s ON s.run_id = r.id
+     WHERE %(everything)s OR s.status IN ('failed', 'cancelled') OR s.name = ANY (%(begin_at)s::text[])
     UNION
-    SELECT e.child FROM below b JOIN flowstone.step_edges e ON e.parent = b.id
+    SELECT n.id, true FROM reached b CROSS JOIN LATERAL (
+        SELECT e.child AS id FROM flowstone.step_edges e WHERE e.parent = b.id AND b.downwards
+        UNION ALL
+        SELECT p.id FROM flowstone.step_edges e JOIN flowstone.steps p ON p.id = e.parent
+         WHERE e.child = b.id AND NOT e.optional AND p.status = 'skipped') n
 ), chosen AS (
-    SELECT s.id FROM seen r JOIN flowstone.steps s ON s.run_id = r.id
-     WHERE s.status IN ('failed', 'cancelled')
-        OR s.status IN ('succeeded', 'skipped') AND (%(everything)s OR s.id IN (SELECT id FROM below))
+    SELECT s.id FROM (SELECT DISTINCT id FROM reached) c JOIN flowstone.steps s ON s.id = c.id
+     WHERE s.status IN ('succeeded', 'failed', 'skipped', 'cancelled')
 ), moved AS (
     UPDATE flowstone.runs r
        SET status = 'pending', round = r.round + 1, remaining_steps = (SELECT count(*) FROM chosen), failed_steps = 0, cancelled_steps = 0,

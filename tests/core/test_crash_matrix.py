@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from actlab import doer
 from corelab import Lab, sql, step
 
 from flowstone_celery import faults
-from flowstone_celery.core import runs
+from flowstone_celery.core import acts, lanes, runs
 from flowstone_celery.core.interrupts import Board
 from flowstone_celery.core.model import Place, place_name
 from flowstone_celery.faults import POINTS, FaultInjectedError
@@ -149,7 +150,68 @@ def _dead(lab: Lab, tmp_path: Path) -> tuple[Callable[[], Any], Callable[[], Any
     return lambda: lab.keeper(Board(tmp_path), node).step(), check
 
 
+def _let_in(lab: Lab, tmp_path: Path) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """The first run of a lane has ended, and nobody has let the second in yet."""
+    first = lab.start(step("first"), lane="l")
+    second = lab.start(step("second"), lane="l")
+    lab.sql("UPDATE flowstone.runs SET lane = NULL WHERE id = %(run)s", run=first)
+
+    def check() -> None:
+        assert lab.run(second)["admitted"]
+        assert lab.steps(second)["second"]["parked"] is None
+
+    return lambda: lanes.admit(lab.database, lab.postbox, lab.settings, "", "l"), check
+
+
+def _retried(lab: Lab, tmp_path: Path) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    run = lab.start(*[step(f"s{n}") for n in range(3)])
+    lab.cancel(run)
+    lab.postbox.take()
+
+    def check() -> None:
+        assert lab.run(run)["round"] == 2
+        assert all(row["sent_at"] for row in lab.steps(run).values())
+
+    return lambda: acts.retry(doer(lab), run, actor="tester"), check
+
+
+def _paused(lab: Lab, tmp_path: Path) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    run = lab.start(*[step(f"s{n}") for n in range(3)])
+
+    def check() -> None:
+        assert lab.drain() == 0
+        assert {row["parked"] for row in lab.steps(run).values()} == {"paused"}
+
+    return lambda: acts.pause(doer(lab), run, actor="tester"), check
+
+
+def _resumed(lab: Lab, tmp_path: Path) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    run = lab.start(*[step(f"s{n}") for n in range(3)])
+    acts.pause(doer(lab), run, actor="tester")
+
+    def check() -> None:
+        assert {row["parked"] for row in lab.steps(run).values()} == {None}
+
+    return lambda: acts.resume(doer(lab), run, actor="tester"), check
+
+
+def _late(lab: Lab, tmp_path: Path) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    run = lab.start(*[step(f"s{n}") for n in range(9)], deadline_in=60.0)
+    lab.clock.advance(seconds=61)
+
+    def check() -> None:
+        assert lab.run(run)["status"] == "failed"
+        assert set(lab.statuses(run).values()) == {"cancelled"}
+
+    return lambda: acts.expire(doer(lab)), check
+
+
 OUTSIDE_A_RUN = {
+    "lane.after_admit": _let_in,
+    "retry.after_commit": _retried,
+    "pause.after_run_row": _paused,
+    "resume.after_run_row": _resumed,
+    "deadline.after_run_row": _late,
     "cancel.after_run_row": _cancelled,
     "cancel.between_batches": _cancelled,
     "promise.before_commit": _woken,
@@ -177,7 +239,7 @@ def test_what_crashes_outside_a_run_is_done_by_the_next(
     with _crash(point):
         act()
     lab.clock.advance(seconds=4)  # whoever held the pacer's row is gone
-    if point.startswith("cancel"):
+    if point.partition(".")[0] in ("cancel", "lane", "retry", "pause", "resume", "deadline"):
         lab.pacer().step()
     else:
         act()

@@ -148,7 +148,7 @@ class DuplicateResource(DeclarationError):
 class InvalidMapping(DeclarationError):
     """The partitions of an asset and of what it needs do not fit together."""
 
-    code = "FS-1012"
+    code = "FS-1010"
 
 
 # --- FS-2xxx: running -----------------------------------------------------------------------------------------------------------

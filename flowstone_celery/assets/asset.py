@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import inspect
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from flowstone_celery.assets.dependencies import Dependency, all_needs, at_home, short_of
 from flowstone_celery.assets.fingerprint import code_digest, place, underlying
-from flowstone_celery.assets.options import DOTTED, SLUG, at, read_options
+from flowstone_celery.assets.options import DOTTED, SLUG, Maker, at, read_options
 from flowstone_celery.core.model import RetryPolicy
-from flowstone_celery.errors import DeclarationError, DependencyCycle, InvalidOption, did_you_mean
+from flowstone_celery.errors import DeclarationError, InvalidOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from flowstone_celery.assets.definitions import Definition
 
 DEFAULT_IO = "database"
 
 _CONTEXT_NAMES = frozenset({"ctx", "context"})
 _CONTEXT_TYPE = "Context"
 _RETRY_OPTIONS = {"backoff": "backoff", "retry_delay": "delay", "retry_cap": "cap", "jitter": "jitter"}
-
-
-@dataclass(frozen=True, slots=True)
-class Dependency:
-    """One need of an asset: the name as declared, the parameter that takes its value (or None), whether it may be missing."""
-
-    name: str
-    parameter: str | None = None
-    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,11 +48,15 @@ class AssetSpec:
     timeout: float | None = None
     """Seconds that one attempt may take."""
     code_version: str | None = None
+    maker: str = Maker.SHARE
+    """What several runs do that are to make one slice at the same time: share one value, queue up, or run side by side (allow)."""
     io: str = DEFAULT_IO
     requires: tuple[str, ...] = ()
     """The resources that it asks for, in the order of the declaration (FS-10)."""
     resource_parameters: tuple[str, ...] = ()
     """The parameters that take one of them, by its name."""
+    partitions: Definition | None = None
+    """Which partitions it has; None: any key will do."""
     is_async: bool = False
     place: str = ""
     """Where the function stands: `folder/file.py:14`."""
@@ -99,25 +96,26 @@ def declare(fn: Callable[..., Any], *, namespace: str, **options: Any) -> AssetS
         namespace: where the name lives, for example the Celery app's name.
         **options: `name`, `deps`, `optional_deps`, `description`, `tags`, `metadata`, `owner`, `queue`, `priority`, `retries`,
             `backoff` (fixed, linear, exponential), `retry_delay` and `retry_cap` and `timeout` (seconds or timedelta), `jitter`
-            (0 to 1), `code_version`, `io`, `requires` (names of resources). None counts as not given.
+            (0 to 1), `code_version`, `io`, `requires` (names of resources), `partitions` (a definition), `mappings` (of
+            dependencies' partitions, by name). None counts as not given.
 
     Raises:
         UnknownOption: an option does not exist.
         InvalidOption: an option has a value that it cannot have.
         DeclarationError: the function is of a kind that cannot make an asset.
-        DependencyCycle: the asset needs itself.
+        DependencyCycle: the asset needs itself, and not by `Previous`.
     """
     where = place(fn)
     _check_kind(fn, where)
     read = read_options(f"asset {options.get('name') or _own_name(fn)!r}", where, options)
     name = read.pop("name", None) or _named(fn, where)
-    subject = _Subject(name, _checked_namespace(namespace, where), where)
+    subject = Subject(name, _checked_namespace(namespace, where), where)
     parameters = _parameters(fn, subject)
     context = _context(parameters, subject)
-    listed, optional = (_at_home(read.pop(option, ()), subject) for option in ("deps", "optional_deps"))
+    listed, optional = (at_home(read.pop(option, ()), subject) for option in ("deps", "optional_deps"))
     resources = _resources(parameters, context, listed, read.get("requires", ()), subject)
     others = [each for each in parameters if each.name not in resources]
-    dependencies = _dependencies(others, context, listed, optional, subject)
+    dependencies = all_needs(others, context, listed, optional, read.pop("mappings", {}), subject)
     return AssetSpec(
         name=name,
         namespace=namespace,
@@ -134,7 +132,7 @@ def declare(fn: Callable[..., Any], *, namespace: str, **options: Any) -> AssetS
 
 
 @dataclass(frozen=True, slots=True)
-class _Subject:
+class Subject:
     """Whose declaration it is, for the sentences of errors."""
 
     name: str
@@ -209,7 +207,7 @@ def _first_line(fn: Any) -> str:
 # --- its parameters -------------------------------------------------------------------------------------------------------------
 
 
-def _parameters(fn: Any, subject: _Subject) -> list[inspect.Parameter]:
+def _parameters(fn: Any, subject: Subject) -> list[inspect.Parameter]:
     try:
         parameters = list(inspect.signature(fn).parameters.values())
     except (ValueError, TypeError):
@@ -223,7 +221,7 @@ def _parameters(fn: Any, subject: _Subject) -> list[inspect.Parameter]:
     return parameters
 
 
-def _check_parameter(parameter: inspect.Parameter, position: int, subject: _Subject) -> None:
+def _check_parameter(parameter: inspect.Parameter, position: int, subject: Subject) -> None:
     name = parameter.name
     if parameter.kind is parameter.VAR_POSITIONAL:
         what, hint = f"*{name} names no dependency", "Name each one: def f(orders, prices)."
@@ -243,7 +241,7 @@ def _check_parameter(parameter: inspect.Parameter, position: int, subject: _Subj
     raise subject.wrong(DeclarationError, what, hint, parameter=name)
 
 
-def _context(parameters: Sequence[inspect.Parameter], subject: _Subject) -> str | None:
+def _context(parameters: Sequence[inspect.Parameter], subject: Subject) -> str | None:
     found = [each.name for each in parameters if _takes_context(each)]
     if len(found) > 1:
         raise subject.wrong(
@@ -268,11 +266,11 @@ def _resources(
     context: str | None,
     listed: Sequence[str],
     required: Sequence[str],
-    subject: _Subject,
+    subject: Subject,
 ) -> tuple[str, ...]:
     """The parameters that take a resource: a parameter of its name does, whether it has a default or not."""
     found = tuple(each.name for each in parameters if each.name in required)
-    deps = {_short_of(name) for name in listed}
+    deps = {short_of(name) for name in listed}
     for name in found:
         if name == context or name in deps:
             other = "the context" if name == context else f"the asset {name!r} of deps"
@@ -285,83 +283,10 @@ def _resources(
     return found
 
 
-# --- its dependencies -----------------------------------------------------------------------------------------------------------
-
-
-def _at_home(names: Sequence[str], subject: _Subject) -> tuple[str, ...]:
-    """The names, those of the asset's own namespace in their short form: each asset has one name here."""
-    form = re.compile(rf"{re.escape(subject.namespace)}\.([^.]+)")
-    return tuple(dict.fromkeys(form.sub(r"\1", name) if form.fullmatch(name) else name for name in names))
-
-
-def _dependencies(
-    parameters: Sequence[inspect.Parameter],
-    context: str | None,
-    listed: Sequence[str],
-    optional: Sequence[str],
-    subject: _Subject,
-) -> tuple[Dependency, ...]:
-    """Those that are passed, in the order of the parameters, then the others in the order of the list."""
-    passed = _passed(parameters, context, listed, subject)
-    silent = {name: None for name in listed if name not in passed}
-    names = {**passed, **silent}
-    marked = {_marked(name, names, subject) for name in optional}
-    for name in names:
-        _check_not_itself(name, subject)
-    return tuple(Dependency(name, parameter, name in marked) for name, parameter in names.items())
-
-
-def _passed(
-    parameters: Sequence[inspect.Parameter], context: str | None, listed: Sequence[str], subject: _Subject
-) -> dict[str, str]:
-    passed: dict[str, str] = {}
-    for parameter in parameters:
-        if parameter.name == context:
-            continue
-        meant = [name for name in listed if _short_of(name) == parameter.name]
-        if len(meant) > 1:
-            raise subject.wrong(
-                InvalidOption,
-                f"parameter {parameter.name!r} could take {' or '.join(map(repr, meant))}",
-                "Keep one of them in deps.",
-                option="deps",
-            )
-        if meant or parameter.default is parameter.empty:
-            passed[meant[0] if meant else parameter.name] = parameter.name
-    return passed
-
-
-def _marked(name: str, names: Mapping[str, str | None], subject: _Subject) -> str:
-    """The dependency that an entry of optional_deps means."""
-    for candidate in names:
-        if name == candidate or (
-            _short_of(name) == _short_of(candidate) and "." not in min(name, candidate, key=len)
-        ):
-            return candidate
-    raise subject.wrong(
-        InvalidOption,
-        f"optional_deps names {name!r}, which is not one of its dependencies",
-        did_you_mean(name, names) or f"It needs {', '.join(map(repr, names)) or 'nothing'}.",
-        option="optional_deps",
-    )
-
-
-def _check_not_itself(name: str, subject: _Subject) -> None:
-    if name == subject.name:
-        path = [subject.name, subject.name]
-        raise subject.wrong(
-            DependencyCycle, "it needs itself", "Rename the parameter, or give it a default.", path=path
-        )
-
-
-def _short_of(name: str) -> str:
-    return name.rpartition(".")[2]
-
-
 # --- its retries ----------------------------------------------------------------------------------------------------------------
 
 
-def _retry(read: dict[str, Any], subject: _Subject) -> RetryPolicy:
+def _retry(read: dict[str, Any], subject: Subject) -> RetryPolicy:
     """Take the options of the retry policy out of those that were read; a delay above the usual cap lifts it."""
     given = {field: read.pop(option) for option, field in _RETRY_OPTIONS.items() if option in read}
     usual = RetryPolicy()

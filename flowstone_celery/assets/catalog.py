@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from flowstone_celery.assets.graph import AssetGraph
 from flowstone_celery.assets.options import at
 from flowstone_celery.assets.resource_book import ResourceBook
+from flowstone_celery.assets.slices import Link
 from flowstone_celery.errors import DuplicateAsset, UnknownAsset, did_you_mean
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ class Catalog:
         self._specs: dict[str, AssetSpec] = {}
         self._by_short: dict[str, list[str]] = {}
         self._graph: AssetGraph | None = None
+        self._links: dict[str, tuple[Link, ...]] = {}
 
     def add(self, spec: AssetSpec) -> AssetSpec:
         """The declaration, from now on found by its names. Its dependencies may be declared later.
@@ -42,6 +45,7 @@ class Catalog:
         self._specs[spec.qualified] = spec
         self._by_short.setdefault(spec.name, []).append(spec.qualified)
         self._graph = None
+        self._links = {}
         return spec
 
     def fetch(self, name: str) -> AssetSpec:
@@ -83,6 +87,11 @@ class Catalog:
         """All qualified names."""
         return tuple(self._specs)
 
+    def digest(self) -> str:
+        """Twelve digits that are equal where all assets and their code are: a declared `code_version` stands for the code."""
+        lines = (f"{each.qualified} {each.code_version or each.code_digest}\n" for each in self.list())
+        return hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
+
     def graph(self) -> AssetGraph:
         """The graph of all assets as they are now; built once until the next is declared."""
         graph = self._graph
@@ -90,15 +99,33 @@ class Catalog:
             graph = self._graph = AssetGraph(self._specs.values())
         return graph
 
+    def links(self, name: str) -> tuple[Link, ...]:
+        """What the asset needs, each with the mapping between its partitions and theirs; told once until the next is declared.
+
+        Raises:
+            UnknownDependency: an asset needs one that is not declared.
+            InvalidMapping: the partitions of the two do not fit together.
+        """
+        found = self._links.get(name)
+        if found is None:
+            spec = self.fetch(name)
+            found = self._links[name] = tuple(
+                Link.of(spec, each, self._specs[self.resolve(spec, each.name)]) for each in spec.dependencies
+            )
+        return found
+
     def check(self) -> None:
         """Return if all declarations fit together.
 
         Raises:
             UnknownDependency: an asset needs one that is not declared.
             DependencyCycle: assets need each other.
+            InvalidMapping: the partitions of an asset and of what it needs do not fit together.
             UnknownResource: an asset or a resource requires one that is not declared.
         """
         self.graph().check()
+        for name in self._specs:
+            self.links(name)
         self.check_resources(self._specs)
 
     def check_resources(self, names: Iterable[str]) -> None:

@@ -123,9 +123,13 @@ class AssetGraph:
 
     @cached_property
     def _needs(self) -> dict[str, dict[str, bool]]:
-        """For each asset what it needs, and whether that may be missing."""
+        """For each asset what it needs, and whether that may be missing. Its own earlier partitions are no edge."""
         return {
-            name: {self.resolve(spec, each.name): each.optional for each in spec.dependencies}
+            name: {
+                need: each.optional
+                for each in spec.dependencies
+                if (need := self.resolve(spec, each.name)) != name or each.mapping is None
+            }
             for name, spec in self._specs.items()
         }
 

@@ -9,6 +9,8 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
+from flowstone_celery.assets.definitions import Definition
+from flowstone_celery.assets.mappings import PartitionMapping
 from flowstone_celery.codec import decode, encode
 from flowstone_celery.errors import InvalidOption, InvalidValue, UnknownOption, did_you_mean
 
@@ -21,6 +23,14 @@ DOTTED = re.compile(rf"{SLUG.pattern}(\.{SLUG.pattern})*", re.ASCII)
 _LONGEST = 10 * 366 * 86_400.0
 _NAME_BYTES = 255
 _INT4 = 2**31 - 1
+
+
+class Maker(StrEnum):
+    """What happens when several runs are to make one slice at the same time."""
+
+    SHARE = "share"
+    QUEUE = "queue"
+    ALLOW = "allow"
 
 
 class Backoff(StrEnum):
@@ -67,7 +77,8 @@ def _read(subject: str, place: str, name: str, option: Option, value: Any) -> An
             if isinstance(error, InvalidValue)
             else f"{name} is {option.is_}, not {_short(value)}"
         )
-        near = did_you_mean(value, Backoff) if name == "backoff" and isinstance(value, str) else ""
+        words = {"backoff": Backoff, "maker": Maker}.get(name)
+        near = did_you_mean(value, words) if words and isinstance(value, str) else ""
         hint = near or f"Write for example {option.example}."
         raise InvalidOption(f"{subject}: {why}", hint=at(hint, place), option=name) from None
 
@@ -158,6 +169,21 @@ def name_list(value: Any) -> tuple[str, ...]:
     return _listed(lambda member: slug_of(SLUG, member))(value)
 
 
+def _definition(value: Any) -> Definition:
+    found = value if isinstance(value, Definition) else getattr(value, "partitions", None)
+    if not isinstance(found, Definition):
+        raise ValueError  # noqa: TRY004 - readers speak through one error
+    return found
+
+
+def _mappings(value: Any) -> dict[str, PartitionMapping]:
+    if not isinstance(value, Mapping) or not all(
+        isinstance(each, PartitionMapping) for each in value.values()
+    ):
+        raise ValueError
+    return {name_of(name): each for name, each in value.items()}
+
+
 _SECONDS = "a number of seconds from 0 up, or a timedelta"
 
 OPTIONS: dict[str, Option] = {
@@ -182,7 +208,14 @@ OPTIONS: dict[str, Option] = {
     "retry_cap": Option(_SECONDS, "retry_cap=600", seconds_of),
     "jitter": Option("a number from 0 to 1", "jitter=0.1", _share),
     "timeout": Option("a number of seconds above 0, or a timedelta", "timeout=60", _timeout),
+    "maker": Option(f"one of {', '.join(Maker)}", 'maker="queue"', Maker),
     "code_version": Option("text of at most 255 bytes without spaces around it", 'code_version="2"', _label),
+    "partitions": Option(
+        "a definition of partitions, or an asset that has one", 'partitions=Daily("2026-01-01")', _definition
+    ),
+    "mappings": Option(
+        "a dict of mappings by names out of deps", 'mappings={"orders": Previous()}', _mappings
+    ),
     "io": Option("the name of an IO manager", 'io="database"', _label),
     "requires": Option("a list of names of resources", 'requires=["warehouse"]', name_list),
 }

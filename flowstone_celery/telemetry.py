@@ -214,6 +214,8 @@ materialization.start      DEBUG   -                        ASSET | step_id atte
     The value of an asset is being made.
 materialization.stop       INFO    asset_materialized/asset ASSET duration_ms | step_id attempt bytes
     A new value of an asset is stored and can be read.
+materialization.shared     INFO    -                        ASSET version made_by | step_id
+    Another run has made the same value meanwhile (made_by), or it came out as it was: the step ends with that version.
 materialization.exception  WARNING -                        ASSET error | step_id attempt duration_ms
     The function of an asset raised.
 io.load.start              DEBUG   -                        io asset partition

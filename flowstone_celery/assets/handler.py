@@ -14,6 +14,7 @@ from flowstone_celery import faults
 from flowstone_celery.assets import partition as partitions
 from flowstone_celery.assets.context import Context
 from flowstone_celery.assets.plain import plain_object
+from flowstone_celery.assets.recipe import recipe
 from flowstone_celery.core.model import Answer, Call, Claim, Done
 from flowstone_celery.errors import CorruptRow, DependencyNotReady, InvalidValue
 from flowstone_celery.io.manager import Slot, Stored, kept, watched
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from flowstone_celery.assets.asset import AssetSpec, Dependency
     from flowstone_celery.assets.catalog import Catalog
+    from flowstone_celery.assets.recipe import Consumed
     from flowstone_celery.assets.resources import Resources
     from flowstone_celery.config import Settings
     from flowstone_celery.core.interrupts import Interrupted
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from flowstone_celery.io.manager import Shelf
 
 KIND = "asset"
+UNLESS_FRESH = {"unless": "fresh"}
+"""The input of a step that makes nothing where a value of the same recipe stands when its turn comes."""
 
 _Inputs: TypeAlias = "list[tuple[Dependency, AssetValue | None]]"
 _CHECK_EVERY = 0.2
@@ -58,6 +62,9 @@ class AssetHandler:
         begun = time.monotonic()
         spec = self._catalog.fetch(claim.name)
         inputs = call.patiently(lambda: self._inputs(spec, claim))
+        standing = call.patiently(lambda: self._standing(spec, claim, inputs))
+        if standing is not None:
+            return _shared(claim, standing)
         arguments = call.patiently(lambda: self._arguments(inputs))
         with self._resources.lent(spec.requires, asset=claim.name, call=call) as lent:
             arguments.update({name: lent[name] for name in spec.resource_parameters})
@@ -123,6 +130,15 @@ class AssetHandler:
                 partition=claim.partition,
             )
         return current
+
+    def _standing(self, spec: AssetSpec, claim: Claim, inputs: _Inputs) -> AssetValue | None:
+        """The value that stands, if this step would only make the same again: another run has made it meanwhile, or an input that was
+        stale came out as it was before. A later round was asked for as such: it makes its own.
+        """
+        if claim.stands is None or claim.round > 1 or claim.input != UNLESS_FRESH:
+            return None
+        found = self._versions([claim.stands]).get(claim.stands)
+        return found if found is not None and found.recipe == recipe(spec, _consumed(inputs)) else None
 
     def _arguments(self, inputs: _Inputs) -> dict[str, object]:
         return {
@@ -229,10 +245,35 @@ class AssetHandler:
             metadata=metadata,
             code_version=spec.code_version,
             code_digest=spec.code_digest,
+            recipe=recipe(spec, _consumed(inputs)),
             upstream=[
                 Upstream(each.asset, each.partition, each.id) for _, each in inputs if each is not None
             ],
         )
+
+
+def _consumed(inputs: _Inputs) -> list[Consumed]:
+    return [(each.asset, each.partition, each.digest) for _, each in inputs if each is not None]
+
+
+def _shared(claim: Claim, standing: AssetValue) -> Done:
+    """The step ends with the version that stands; its lineage is the maker's."""
+
+    def told(tx: Tx) -> dict[str, Any]:
+        about = {"asset": claim.name, "partition": claim.partition, "run_id": str(claim.run_id)}
+        made_by = str(standing.run_id)
+        tx.after_commit(
+            lambda: emit(
+                "flowstone.materialization.shared",
+                **about,
+                step_id=claim.id,
+                version=standing.id,
+                made_by=made_by,
+            )
+        )
+        return {"value": standing.id, "made_by": made_by}
+
+    return Done(write=told)
 
 
 def _settle(

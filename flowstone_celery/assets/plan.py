@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flowstone_celery import codec
-from flowstone_celery.assets.handler import KIND
-from flowstone_celery.assets.options import OPTIONS, seconds_of
+from flowstone_celery.assets.handler import KIND, UNLESS_FRESH
+from flowstone_celery.assets.options import OPTIONS, Maker, seconds_of
 from flowstone_celery.assets.plain import plain_object
+from flowstone_celery.assets.slices import Slice
 from flowstone_celery.core.model import NewRun, NewStep
 from flowstone_celery.errors import InvalidOption, InvalidValue, UnknownOption, did_you_mean
 
@@ -37,6 +38,8 @@ class Request:
     priority: int | None = None
     queue: str | None = None
     due_in: float = 0.0
+    unless_fresh: Collection[Slice] = ()
+    """Those slices whose value that stands will do, if it is fresh by the time that their turn comes; the others are made in any case."""
     key: str | None = None
     """Idempotency key: a second request with the same key and content answers the same run."""
     requested_by: str = ""
@@ -148,4 +151,8 @@ def _step(
         retry=spec.retry,
         code_digest=spec.code_digest,
         due_in=request.due_in if not needs else 0.0,
+        sole=spec.maker != Maker.ALLOW,
+        input=UNLESS_FRESH
+        if spec.maker == Maker.SHARE and Slice(name, request.partition) in request.unless_fresh
+        else None,
     )

@@ -174,6 +174,8 @@ class Claim:
     sole: bool
     awaited_at: datetime | None
     """When it began to wait for another step that made the same value; None if it did not."""
+    stands: int | None
+    """For a sole step: the version of its value that stands now, unless that is invalidated."""
     timeout_seconds: float | None
     retry: RetryPolicy
     input: Mapping[str, Any] | None

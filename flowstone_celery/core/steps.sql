@@ -26,6 +26,8 @@ claimed AS (
 )
 SELECT c.id, c.run_id, c.kind, c.name, c.partition, c.task, c.queue, c.round, c.phase, c.attempt, c.failures, c.max_failures,
        c.crashes, c.losses, c.fence, c.worker_id, c.sole, c.awaited_at, c.timeout_seconds, c.retry, c.input,
+       (SELECT v.value_id FROM flowstone.asset_current v
+         WHERE c.sole AND v.asset = c.name AND v.partition = c.partition AND v.invalidated_at IS NULL) AS stands,
        r.name AS run_name, r.requested_by, r.correlation_id, r.tenant, r.input AS run_input,
        coalesce((SELECT jsonb_agg(jsonb_build_object('name', p.name, 'partition', p.partition, 'status', p.status,
                                                      'output', p.output, 'optional', e.optional) ORDER BY p.id)

@@ -45,6 +45,8 @@ class NewValue:
     metadata: Mapping[str, Any] | None = None
     code_version: str | None = None
     code_digest: str | None = None
+    recipe: str | None = None
+    """What it is made of, as one text: code and content of the inputs."""
     upstream: Sequence[Upstream] = ()
 
 
@@ -66,6 +68,7 @@ class AssetValue:
     metadata: Mapping[str, Any] | None
     code_version: str | None
     settled_at: datetime
+    recipe: str | None = None
 
     @staticmethod
     def of(row: Row) -> AssetValue:
@@ -113,8 +116,9 @@ def settle(tx: Tx, value: NewValue, *, prepared: int | None = None) -> int | Non
         "up_values": [each.value_id for each in value.upstream],
     }
     if prepared is not None:
-        keys = {"value": prepared, "asset": value.asset, "partition": value.partition, "run": value.run_id}
-        row = tx.row(SQL["settle_prepared"], **keys, **traced)
+        names = ("asset", "partition", "run", "step")
+        keys = {name: own for name, own in _columns(value).items() if name in names}
+        row = tx.row(SQL["settle_prepared"], value=prepared, **keys, **traced)
     else:
         row = tx.row(SQL["settle"], **_columns(value), **traced)
     return row["id"] if row else None
@@ -143,6 +147,7 @@ def _columns(value: NewValue) -> dict[str, object]:
         "metadata": _json(value.metadata),
         "code_version": value.code_version,
         "code_digest": value.code_digest,
+        "recipe": value.recipe,
     }
 
 
@@ -170,7 +175,7 @@ def current_of_many(database: Database, assets: Sequence[str], partition: str) -
 
 
 def of_run(database: Database, asset: str, partition: str, run_id: UUID) -> AssetValue | None:
-    """The version that this run made, or None."""
+    """The version that this run answers with for the slice, whoever made it; None if there is none."""
     row = database.first(SQL["of_run"], asset=asset, partition=partition, run=run_id)
     return AssetValue.of(row) if row else None
 

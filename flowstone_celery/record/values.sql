@@ -4,9 +4,9 @@
 -- The value, its lineage and the current pointer, in the settling transaction.
 WITH made AS (
     INSERT INTO flowstone.asset_values (asset, partition, run_id, step_id, fence, io, content, pointer, size, digest, metadata,
-                                        code_version, code_digest, settled_at)
+                                        code_version, code_digest, recipe, settled_at)
     VALUES (%(asset)s, %(partition)s, %(run)s, %(step)s, %(fence)s, %(io)s, %(content)s, %(pointer)s::jsonb, %(size)s, %(digest)s,
-            %(metadata)s::jsonb, %(code_version)s, %(code_digest)s, flowstone.now())
+            %(metadata)s::jsonb, %(code_version)s, %(code_digest)s, %(recipe)s, flowstone.now())
     RETURNING id
 ),
 -- use: pointed_and_traced
@@ -14,9 +14,9 @@ SELECT id FROM made;
 
 -- name: prepare
 -- A large value before its settlement, in a transaction of its own, out of sight. The same attempt finds its own again.
-INSERT INTO flowstone.asset_values (asset, partition, run_id, step_id, fence, io, content, pointer, size, digest, metadata, code_version, code_digest)
+INSERT INTO flowstone.asset_values (asset, partition, run_id, step_id, fence, io, content, pointer, size, digest, metadata, code_version, code_digest, recipe)
 VALUES (%(asset)s, %(partition)s, %(run)s, %(step)s, %(fence)s, %(io)s, %(content)s, %(pointer)s::jsonb, %(size)s, %(digest)s,
-        %(metadata)s::jsonb, %(code_version)s, %(code_digest)s)
+        %(metadata)s::jsonb, %(code_version)s, %(code_digest)s, %(recipe)s)
 ON CONFLICT (step_id, fence) DO UPDATE SET digest = excluded.digest, content = excluded.content, pointer = excluded.pointer, size = excluded.size
  WHERE asset_values.settled_at IS NULL
 RETURNING id;
@@ -29,10 +29,18 @@ WITH made AS (
 -- use: pointed_and_traced
 SELECT id FROM made;
 
+-- fragment: kept_mark
+-- The mark of an invalidation goes with the value that it was put on; one that came while this value was being made stays.
+invalidated_at = CASE WHEN asset_current.invalidated_at >
+    (SELECT s.started_at FROM flowstone.steps s WHERE s.id = %(step)s) THEN asset_current.invalidated_at END,
+invalidation = CASE WHEN asset_current.invalidated_at >
+    (SELECT s.started_at FROM flowstone.steps s WHERE s.id = %(step)s) THEN asset_current.invalidation END
+
 -- fragment: pointed_and_traced
 pointed AS (
     INSERT INTO flowstone.asset_current (asset, partition, value_id) SELECT %(asset)s, %(partition)s, id FROM made
-    ON CONFLICT (asset, partition) DO UPDATE SET value_id = excluded.value_id, updated_at = flowstone.now()
+    ON CONFLICT (asset, partition) DO UPDATE SET value_id = excluded.value_id, updated_at = flowstone.now(),
+           -- use: kept_mark
 ), traced AS (
     INSERT INTO flowstone.lineage (value_id, upstream_asset, upstream_partition, upstream_value_id, asset, partition, run_id)
     SELECT m.id, u.asset, u.partition, u.value_id, %(asset)s, %(partition)s, %(run)s::uuid
@@ -52,8 +60,14 @@ SELECT c.asset, c.value_id, v.run_id FROM flowstone.asset_current c JOIN flowsto
  WHERE c.asset = ANY (%(assets)s::text[]) AND c.partition = %(partition)s;
 
 -- name: of_run
+-- What the run's step answered with: a version of its own, or one that another run made of the same at that time. A step that is at
+-- work again, or pruned, leaves what the run made.
 SELECT v.* FROM flowstone.asset_values v
- WHERE v.asset = %(asset)s AND v.partition = %(partition)s AND v.run_id = %(run)s AND v.settled_at IS NOT NULL ORDER BY v.id DESC LIMIT 1;
+ WHERE v.settled_at IS NOT NULL AND v.id = coalesce(
+       (SELECT (s.output ->> 'value')::bigint FROM flowstone.steps s
+         WHERE s.run_id = %(run)s AND s.name = %(asset)s AND s.partition = %(partition)s AND s.status = 'succeeded' ORDER BY s.ordinal DESC LIMIT 1),
+       (SELECT max(o.id) FROM flowstone.asset_values o
+         WHERE o.asset = %(asset)s AND o.partition = %(partition)s AND o.run_id = %(run)s AND o.settled_at IS NOT NULL));
 
 -- name: versions
 SELECT id, run_id, step_id, io, size, digest, metadata, code_version, settled_at FROM flowstone.asset_values

@@ -103,11 +103,11 @@ def declare_resource(made: Any, **options: Any) -> ResourceSpec:
     read = read_options(f"resource {shown!r}", where, options, RESOURCE_OPTIONS)
     subject = _Subject(f"resource {shown!r}", where)
     form = _form(made, subject)
-    name = read.pop("name", None) or _own_name(made, subject)
     health = read.pop("health", None)
     _check_health(health, form.checks, "health_every" in read, subject)
     listed = read.pop("requires", ())
     passed = _parameters(form.make, listed, subject) if form.make else ()
+    name = read.pop("name", None) or _own_name(made, subject)
     requires = tuple(dict.fromkeys((*passed, *listed)))
     if name in requires:
         raise DependencyCycle(

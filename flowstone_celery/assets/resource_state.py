@@ -50,6 +50,8 @@ class Instance:
     retired: bool = False
     """Whether it serves nobody new."""
     checked: float = field(default_factory=time.monotonic)
+    gone: threading.Event = field(default_factory=threading.Event)
+    """Set once it is torn down."""
 
     def wants_check(self, begun: float) -> bool:
         """Whether this use comes so long after the last check, and none was made since the asker began."""
@@ -75,6 +77,8 @@ class Attempt:
     by: int = 0
     """The thread that runs it."""
     over: threading.Event = field(default_factory=threading.Event)
+    """Set once its outcome is noted and told, or when it was given up."""
+    ended: bool = False
     abandoned: bool = False
     error: str | None = None
     cause: BaseException | None = None
@@ -91,6 +95,8 @@ class Cell:
     attempt: Attempt | None = None
     hanging: list[Attempt] = field(default_factory=list)
     """Tries that were given up and have not ended."""
+    leaving: list[threading.Event] = field(default_factory=list)
+    """One for each teardown that is under way."""
     retry_at: float = 0.0
 
     def becomes(self, state: ResourceState, error: str | None = None) -> None:
@@ -109,6 +115,7 @@ class Cell:
 
     def ended(self, attempt: Attempt) -> None:
         """The try has ended, in time or not."""
+        attempt.ended = True
         if attempt.abandoned:
             self.hanging.remove(attempt)
         else:
@@ -118,6 +125,10 @@ class Cell:
         """What users see of it."""
         hanging = tuple(each.thread.name for each in self.hanging if each.thread is not None)
         return ResourceStatus(name, self.state, self.since, self.error, hanging, overridden)
+
+
+_NOW: Final = threading.Event()
+_NOW.set()
 
 
 class Here:
@@ -168,14 +179,25 @@ class Here:
         while (instance := self._next_free()) is not None:
             self.tear_down(instance)
 
+    def departing(self, name: str) -> threading.Event | None:
+        """A teardown of this resource that is to end before it is set up anew: under way, or due by `sweep` (under the lock)."""
+        for each in self.cell(name).leaving:
+            return each
+        due = any(each.retired and not each.users for each in self.live if each.spec.name == name)
+        return _NOW if due else None
+
     def _next_free(self) -> Instance | None:
         """The newest such instance; it is the caller's from now on."""
         with self.lock:
             for each in reversed(self.live):
                 if each.retired and not each.users:
                     self.live.remove(each)
-                    return each
+                    return self._leaving(each)
         return None
+
+    def _leaving(self, instance: Instance) -> Instance:
+        self.cell(instance.spec.name).leaving.append(instance.gone)
+        return instance
 
     def newest(self) -> Instance | None:
         """The newest instance of all, whoever uses it; it is the caller's from now on."""
@@ -184,17 +206,21 @@ class Here:
                 return None
             instance = self.live.pop()
             self.retire(instance)
-            return instance
+            return self._leaving(instance)
 
     def tear_down(self, instance: Instance) -> None:
         """It is torn down, for no longer than its timeout; what goes wrong is told and hurts nobody."""
         begun, close = time.monotonic(), instance.opened.close
-        error = None if close is None else _bounded(instance.spec, close)
-        with self.lock:
-            for each in instance.upstream.values():
-                each.users -= 1
+        try:
+            error = None if close is None else _bounded(instance.spec, close)
+        finally:
+            with self.lock:
+                for each in instance.upstream.values():
+                    each.users -= 1
+                self.cell(instance.spec.name).leaving.remove(instance.gone)
         told = {} if error is None else {"error": error}
         emit("flowstone.resource.teardown", resource=instance.spec.name, duration_ms=took(begun), **told)
+        instance.gone.set()
 
 
 _numbers: Final = itertools.count(1)

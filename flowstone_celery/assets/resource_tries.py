@@ -29,7 +29,7 @@ def give_up(here: Here, attempt: Attempt) -> None:
     """The try took too long: whatever comes of it, nobody waits for it."""
     spec = attempt.spec
     with here.lock:
-        if attempt.over.is_set():
+        if attempt.ended or attempt.abandoned:
             return
         cell = here.cell(spec.name)
         cell.give_up(attempt)
@@ -42,11 +42,11 @@ def give_up(here: Here, attempt: Attempt) -> None:
         else:
             here.retire(attempt.instance)
             cell.becomes(ResourceState.UNHEALTHY, reason)
-        attempt.over.set()
     if attempt.instance is None:
         _tell_failed(attempt, reason, hanging=hanging)
     else:
         emit("flowstone.resource.unhealthy", resource=spec.name, reason=reason)
+    attempt.over.set()
 
 
 # --- set up ---------------------------------------------------------------------------------------------------------------------
@@ -87,7 +87,6 @@ def _opened(here: Here, attempt: Attempt, opened: Opened, begun: float) -> None:
         if not late:
             cell.instance = instance
             cell.becomes(ResourceState.READY)
-        attempt.over.set()
     if not late:
         emit(
             "flowstone.resource.setup",
@@ -95,6 +94,7 @@ def _opened(here: Here, attempt: Attempt, opened: Opened, begun: float) -> None:
             duration_ms=took(begun),
             asset=attempt.asset,
         )
+    attempt.over.set()
     here.sweep()
 
 
@@ -108,9 +108,9 @@ def _failed(here: Here, attempt: Attempt, error: BaseException | None, begun: fl
         if reason is not None and not late:
             attempt.error, attempt.cause = reason, error
             cell.fails(reason, attempt.spec.retry_after)
-        attempt.over.set()
     if reason is not None and not late:
         _tell_failed(attempt, reason, duration_ms=took(begun))
+    attempt.over.set()
     here.release(attempt.upstream)
 
 
@@ -146,10 +146,10 @@ def _check(here: Here, attempt: Attempt, instance: Instance, section: Any) -> No
         if reason is not None and not late:
             here.retire(instance)
             cell.becomes(ResourceState.UNHEALTHY, reason)
-        attempt.over.set()
     if reason is not None and not late:
         emit("flowstone.resource.unhealthy", resource=attempt.spec.name, reason=reason)
     here.release({**attempt.upstream, attempt.spec.name: instance})
+    attempt.over.set()
     if ended is not None:
         raise ended
 

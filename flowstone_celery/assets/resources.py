@@ -165,6 +165,7 @@ class _Asking:
         """A healthy instance is among those that are held, which hold all that it requires; or the one that stands for it."""
         upstream = {} if override is not None else {name: held[name] for name in self._spec.requires}
         while self._spec.name not in held:
+            self._here.sweep()
             with self._here.lock:
                 cell = self._here.cell(self._spec.name)
                 found = override or self._here.fitting(cell, upstream)
@@ -172,10 +173,13 @@ class _Asking:
                     found.users += 1
                     held[self._spec.name] = found
                     return
-                attempt, mine = cell.attempt, cell.attempt is None
-                if attempt is None:
+                leaving = self._here.departing(self._spec.name) if found is None else None
+                attempt, mine = cell.attempt, cell.attempt is None and leaving is None
+                if mine:
                     attempt = self._begin(cell, found, upstream)
-            self._here.sweep()
+            if attempt is None:
+                self._wait_a_moment(leaving)
+                continue
             if mine:
                 self._run(attempt)
             self._wait(attempt)
@@ -216,15 +220,21 @@ class _Asking:
         Raises:
             ResourceUnavailable: it failed, or was given up after its timeout.
         """
-        while not attempt.over.wait(_LOOK_EVERY):
-            if self._call is not None:
-                self._call.check()
+        while not self._wait_a_moment(attempt.over):
             if attempt.by == threading.get_ident():
                 raise self._unavailable("its own set-up asks for it")
             if time.monotonic() >= attempt.ends:
                 give_up(self._here, attempt)
         if attempt.error is not None:
             raise self._unavailable(attempt.error) from attempt.cause
+
+    def _wait_a_moment(self, event: threading.Event | None) -> bool:
+        """Whether the event came; if not, and the step is to end, it ends here."""
+        if event is None or event.wait(_LOOK_EVERY):
+            return True
+        if self._call is not None:
+            self._call.check()
+        return False
 
     def _unavailable(self, why: str) -> ResourceUnavailable:
         return ResourceUnavailable(

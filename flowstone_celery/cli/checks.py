@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flowstone_celery.app import FlowStone
     from flowstone_celery.cli.desk import Desk
     from flowstone_celery.config import Settings
-    from flowstone_celery.db.database import Database
+    from flowstone_celery.db.database import Database, Row
 
 _OLDEST_POSTGRES: Final = 15
 _BROKER_SECONDS: Final = 3
@@ -217,6 +217,7 @@ def _workers(patient: Patient) -> Iterator[Finding]:
     if unknown:
         says = f"no living worker knows {_some(unknown)}"
         yield Finding("workers", Level.BROKEN, says, "restart the workers with the present code")
+    yield from _of_their_code(alive)
     slots = sum(row["slots"] for row in alive)
     queues = sorted({queue for row in alive for queue in row["queues"]})
     busy = sum(row["busy"] for row in alive)
@@ -225,6 +226,21 @@ def _workers(patient: Patient) -> Iterator[Finding]:
         Level.OK,
         f"{len(alive)} alive, {busy} of {slots} slots busy, on {', '.join(queues) or 'no queue'}",
     )
+
+
+def _of_their_code(alive: Sequence[Row]) -> Iterator[Finding]:
+    """Workers that the database has outgrown, and workers that run different code, each with what it runs."""
+    for row in alive:
+        if row["outgrown"]:
+            says = f"{row['name']} takes no steps: its code is of schema {row['schema_version']}, which is too old for the database"
+            yield Finding("workers", Level.BROKEN, says, "restart it with the present code")
+    versions: dict[str, list[str]] = {}
+    for row in alive:
+        versions.setdefault(row["code_version"] or "code of no known version", []).append(row["name"])
+    if len(versions) > 1:
+        each = "; ".join(f"{_some(names)} run {version}" for version, names in sorted(versions.items()))
+        fix = "while an upgrade rolls this is as it should be; afterwards restart those that are behind"
+        yield Finding("workers", Level.WARN, f"{len(versions)} versions of the code are at work: {each}", fix)
 
 
 def _unfinished(patient: Patient) -> Iterator[Finding]:

@@ -129,6 +129,8 @@ class Executor:
             DatabaseUnavailable: the database is away and nothing was claimed (a claimed step waits for it instead).
         """
         faults.point("worker.received")
+        if self._interrupts.retired:
+            return 0
         turn = self._slice(going_on=going_on)
         claim = self._claim(step, queue, only_run)
         count = 0

@@ -84,6 +84,17 @@ class Board:
         """Whether the node was told to stop."""
         return (self.folder / "drain").exists()
 
+    def retire(self, why: str) -> None:
+        """No process of this node begins any step again: the database has outgrown its code."""
+        self.drain()
+        (self.folder / "retired").write_text(why, encoding="utf-8")
+
+    @property
+    def retired(self) -> str:
+        """Why this node begins no step any more; the empty text while it does."""
+        page = self.folder / "retired"
+        return page.read_text(encoding="utf-8") if page.exists() else ""
+
     def remove(self) -> None:
         """The folder and its pages are gone."""
         for page in self.folder.glob("*"):
@@ -116,6 +127,11 @@ class Interrupts:
     def draining(self) -> bool:
         """Whether the node was told to stop."""
         return self.board is not None and self.board.draining
+
+    @property
+    def retired(self) -> bool:
+        """Whether no step may begin here any more."""
+        return self.board is not None and bool(self.board.retired)
 
     def listen(self) -> None:
         """The keeper's signal interrupts the main thread's user code from now on."""

@@ -28,7 +28,8 @@ from flowstone_celery.core.settle import timeout_error
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.tell import tell_released
 from flowstone_celery.core.workers import Node, report_node
-from flowstone_celery.errors import Cancelled, DatabaseUnavailable
+from flowstone_celery.db.database import refuse_mismatch
+from flowstone_celery.errors import Cancelled, DatabaseUnavailable, SchemaMismatch
 from flowstone_celery.states import StepStatus
 from flowstone_celery.telemetry import emit
 
@@ -71,6 +72,7 @@ class Keeper:
         self.pacer = Pacer(database, settings, carrier, node.key)
         self.parent_gone = False
         self.stop_announced = False
+        self.retired = False
 
     def step(self) -> float:
         """Answers the seconds until the next look. A database that is away is waited for."""
@@ -79,7 +81,8 @@ class Keeper:
             if now >= self._look_again:
                 self._look_again = now + min(_LOOK_EVERY, self._settings.lease_seconds / 4)
                 self._look()
-            return max(0.0, min(self._look_again - time.monotonic(), self.pacer.step()))
+            pause = _LOOK_EVERY if self.retired else self.pacer.step()
+            return max(0.0, min(self._look_again - time.monotonic(), pause))
         except DatabaseUnavailable:
             return _AWAY_PAUSE
 
@@ -121,12 +124,44 @@ class Keeper:
     def _beat(self, processes: Sequence[Row]) -> None:
         faults.point("keeper.beat")
         alive = [row["id"] for row in processes if row["node_key"] == self.node.key and _works(row)]
-        if self._database.first(SQL["node_is_known"], node=self.node.key) is None:
-            # A database that was restored or failed over has lost the row.
-            self.report()
+        self._read_schema()
         self._database.once(SQL["beat"], node=self.node.key, alive=alive, lease=self._settings.lease_seconds)
         # After the beat, so that a beat that failed is repeated at the next look.
         self._beat_again = time.monotonic() + self._settings.beat_seconds
+
+    def _read_schema(self) -> None:
+        """With each beat: the database may have been restored from before this node, or migrated beyond its code."""
+        row = self._database.first(SQL["node_and_schema"], node=self.node.key)
+        try:
+            found = (row["version"], row["oldest_code"]) if row else None
+            refuse_mismatch(found, schema=self._database.schema)
+        except SchemaMismatch as error:
+            self.retire(error)
+            return
+        if row and not row["known"]:
+            self.report()
+
+    def retire(self, error: SchemaMismatch) -> None:
+        """No step begins on this node any more, and it paces nobody; what runs may end. Said once."""
+        if self.retired:
+            return
+        self._database.first(SQL["drain_node"], node=self.node.key)
+        self.retired = True
+        self._board.retire(f"is too old for the database: {error.message}")
+        emit(
+            "flowstone.error",
+            type=type(error).__name__,
+            code=error.code,
+            message=f"{self.node.name} takes no steps any more: {error.message}",
+            retryable=False,
+            count=1,
+        )
+        emit(
+            "flowstone.worker.drain",
+            node=self.node.name,
+            pid=self.node.pid,
+            reason="the database has outgrown it",
+        )
 
     def _release(self, workers: list[int], *, own: bool) -> None:
         """What these dead processes held is ready again, and they are buried, in one transaction."""

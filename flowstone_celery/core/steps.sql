@@ -321,7 +321,7 @@ WITH RECURSIVE
     -- use: room_of_q
     ELSE 0 END AS places FROM (SELECT %(queue)s::text AS queue) q
 ), known AS (
-    SELECT count(*) > 0 AS listens, coalesce(array_agg(DISTINCT k.task), '{}') AS tasks
+    SELECT count(*) > 0 AS listens, coalesce(array_agg(DISTINCT k.task), '{}') AS tasks, max(n.protocol) AS protocol
       FROM flowstone.nodes n CROSS JOIN LATERAL unnest(n.knows) AS k(task)
      WHERE n.status = 'live' AND n.alive_until > flowstone.now() AND %(queue)s = ANY (n.queues)
 ), chosen AS (
@@ -329,7 +329,8 @@ WITH RECURSIVE
         SELECT s.id FROM flowstone.steps s
          WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.parked IS NULL AND s.queue = %(queue)s AND s.priority = l.priority
            AND s.due_at <= flowstone.now()
-           AND (NOT (SELECT listens FROM known) OR s.task = ANY ((SELECT tasks FROM known)::text[]))
+           AND (NOT (SELECT listens FROM known)
+                OR (s.task = ANY ((SELECT tasks FROM known)::text[]) AND s.v <= (SELECT protocol FROM known)))
          ORDER BY s.turn, s.id LIMIT (SELECT places FROM room) FOR NO KEY UPDATE OF s SKIP LOCKED
     ) c LIMIT (SELECT places FROM room)
 )

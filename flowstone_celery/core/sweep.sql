@@ -103,6 +103,10 @@ SELECT s.id, s.run_id, s.name, s.partition, s.queue, s.status,
          WHEN s.due_at > flowstone.now() THEN 'it is due at ' || to_char(s.due_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
               || CASE WHEN s.failures > 0 THEN ' (retry ' || s.failures || ')' ELSE '' END
          WHEN NOT EXISTS (SELECT 1 FROM flowstone.nodes n WHERE n.status = 'live' AND n.alive_until > flowstone.now() AND s.queue = ANY (n.queues)) THEN
+              coalesce((SELECT 'worker ' || min(n.name) || ' is too old for the database (its code is of schema ' || min(n.schema_version)
+                               || ', the oldest that may run here is ' || min(v.oldest_code) || '), and '
+                          FROM flowstone.nodes n JOIN flowstone.schema_version v ON n.schema_version < v.oldest_code
+                         WHERE n.status = 'draining' AND n.alive_until > flowstone.now() AND s.queue = ANY (n.queues) HAVING count(*) > 0), '') ||
               'no worker listens on queue ' || quote_literal(s.queue)
          WHEN NOT EXISTS (SELECT 1 FROM flowstone.nodes n WHERE n.status = 'live' AND n.alive_until > flowstone.now() AND s.queue = ANY (n.queues)
                              AND s.task = ANY (n.knows)) THEN

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 from flowstone_celery.core.model import PROTOCOL, Place
 from flowstone_celery.core.statements import SQL
+from flowstone_celery.db import schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,6 +83,7 @@ def report_node(database: Database, node: Node, *, keeper_pid: int, lease: float
         slots=node.slots,
         protocol=PROTOCOL,
         code_version=node.code_version,
+        schema_version=schema.VERSION,
         lease=lease,
     )
     return row is not None

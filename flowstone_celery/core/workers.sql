@@ -2,12 +2,13 @@
 
 -- name: register_node (node: -> live)
 -- The keeper reports its node; a keeper that was started again takes the same row over.
-INSERT INTO flowstone.nodes (key, name, place, pid, keeper_pid, pool, queues, knows, slots, protocol, code_version, status, alive_until)
+INSERT INTO flowstone.nodes (key, name, place, pid, keeper_pid, pool, queues, knows, slots, protocol, code_version, schema_version, status,
+                             alive_until)
 VALUES (%(node)s::uuid, %(name)s, %(place)s, %(pid)s, %(keeper_pid)s, %(pool)s, %(queues)s::text[], %(knows)s::text[], %(slots)s,
-        %(protocol)s, %(code_version)s, 'live', flowstone.now() + make_interval(secs => %(lease)s))
+        %(protocol)s, %(code_version)s, %(schema_version)s, 'live', flowstone.now() + make_interval(secs => %(lease)s))
 ON CONFLICT (key) DO UPDATE
    SET keeper_pid = excluded.keeper_pid, queues = excluded.queues, knows = excluded.knows, slots = excluded.slots,
-       alive_until = excluded.alive_until
+       code_version = excluded.code_version, alive_until = excluded.alive_until
  WHERE nodes.status <> 'gone'
 RETURNING id;
 
@@ -35,8 +36,9 @@ UPDATE flowstone.workers w SET alive_until = flowstone.now() + make_interval(sec
   FROM held h WHERE w.id = h.id AND w.status = 'live'
 RETURNING w.id;
 
--- name: node_is_known
-SELECT 1 AS yes FROM flowstone.nodes WHERE key = %(node)s;
+-- name: node_and_schema
+-- Whether the database knows this node, and which code it still serves.
+SELECT v.version, v.oldest_code, EXISTS (SELECT 1 FROM flowstone.nodes WHERE key = %(node)s) AS known FROM flowstone.schema_version v;
 
 -- name: worker_is_known
 SELECT 1 AS yes FROM flowstone.workers WHERE id = %(worker)s;
@@ -64,7 +66,7 @@ SELECT s.id, s.run_id, s.fence, s.worker_id, w.pid, s.task, s.name, s.partition,
  WHERE w.node_key = %(node)s AND w.status = 'live' AND (r.status = 'cancelling' OR s.deadline_at <= flowstone.now());
 
 -- name: nodes
-SELECT n.*, n.alive_until > flowstone.now() AS alive,
+SELECT n.*, n.alive_until > flowstone.now() AS alive, (SELECT v.oldest_code FROM flowstone.schema_version v) > n.schema_version AS outgrown,
        (SELECT count(*) FROM flowstone.workers w JOIN flowstone.steps s ON s.worker_id = w.id AND s.status = 'running'
          WHERE w.node_key = n.key) AS busy
   FROM flowstone.nodes n WHERE n.status <> 'gone' ORDER BY n.id;

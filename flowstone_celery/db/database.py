@@ -144,6 +144,7 @@ class Database:
         if self._engine is not None:
             # After a fork the sockets belong to the parent too: forget them without a word on the wire.
             self._engine.dispose(close=False)
+        self._schema_checked = False
         self._engine = self._create()
         self._engine_pid = os.getpid()
 
@@ -180,7 +181,7 @@ class Database:
             SchemaMismatch: the tables are missing, older or newer than this code can use.
         """
         if not self._schema_checked:
-            self._check_schema()
+            self.check_schema()
         with self._checked_out(autocommit=autocommit) as connection:
             yield connection
 
@@ -274,8 +275,13 @@ class Database:
         rows = self.once(statement, **values)
         return rows[0] if rows else None
 
-    def _check_schema(self) -> None:
-        """Refuse a database whose tables this code cannot use."""
+    def check_schema(self) -> None:
+        """The tables are of a version that this code can use.
+
+        Raises:
+            SchemaMismatch: they are missing, older or newer.
+            DatabaseUnavailable: nothing answers at the URL.
+        """
         with self._checked_out(autocommit=True) as connection:
             found = connection.execute(_VERSION.sql(self.schema)).fetchone()
         refuse_mismatch(found, schema=self.schema)
@@ -312,6 +318,7 @@ def refuse_mismatch(found: tuple[int, int] | None, *, schema: str) -> None:
             f"schema {schema!r} has version {version} and asks for code of schema {oldest} or newer; "
             f"this code knows {schema_page.VERSION}: the schema is newer",
             hint="upgrade flowstone-celery on this machine",
+            oldest_code=oldest,
         )
 
 

@@ -256,6 +256,7 @@ nodes = Table(
     _count("slots", 1),
     Column("protocol", SmallInteger, nullable=False, server_default=text("1")),
     Column("code_version", Text),
+    Column("schema_version", Integer),
     Column("status", Text, nullable=False),
     _now("started_at"),
     Column("alive_until", Moment, nullable=False),

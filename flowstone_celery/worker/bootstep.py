@@ -13,9 +13,11 @@ from celery import bootsteps, signals
 from celery.utils.log import get_logger
 from celery.worker import state
 
+from flowstone_celery import __version__
 from flowstone_celery.core.interrupts import Board
+from flowstone_celery.core.model import PROTOCOL
 from flowstone_celery.core.workers import Node
-from flowstone_celery.errors import FlowStoneError, UnsupportedPool
+from flowstone_celery.errors import DatabaseUnavailable, FlowStoneError, UnsupportedPool
 from flowstone_celery.worker.advice import advice
 from flowstone_celery.worker.house import HEADER, House, house_of
 from flowstone_celery.worker.prefork import let_children_go
@@ -51,6 +53,7 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery's cla
         self._place.announce()
         self._pid = os.getpid()
         self._node: Node | None = None
+        self._code_version = ""
         self._announced = False
         self._refused: set[str] = set()
         self.tether = Tether(self._greeting)
@@ -63,10 +66,22 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery's cla
                 worker.pool_cls if isinstance(worker.pool_cls, str) else worker.pool_cls.__module__
             )
             self._house.check()
+            self._check_schema()
         except FlowStoneError as error:
             # The command prints the sentence and ends; a traceback would bury it.
             raise SystemExit(str(error)) from error
         return pool
+
+    def _check_schema(self) -> None:
+        """A database that is away is waited for; one with other tables than this code's is no place for a worker."""
+        database = self._house.database
+        try:
+            database.check_schema()
+        except DatabaseUnavailable:
+            log.warning("the database does not answer yet; steps begin when it does")
+        finally:
+            # Nothing of this connection is left for the pool's children.
+            database.dispose()
 
     def include(self, parent: Any) -> bool:
         """Be the first to start and so the last to stop: the pool's processes live and die inside the keeper's life."""
@@ -165,16 +180,26 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery's cla
         }
 
     def _describe(self) -> Node:
-        worker = self._worker
+        worker, knows = self._worker, self._house.knows()
+        if self._node is None or self._node.knows != knows:
+            self._code_version = f"flowstone-celery {__version__}, code {self._house.catalog.digest()}"
         return Node(
             key=self._place.key,
             name=self._place.name,
             pid=self._pid,
             pool=self._place.pool,
             queues=tuple(sorted(worker.app.amqp.queues.consume_from)),
-            knows=self._house.knows(),
+            knows=knows,
             slots=_slots(worker),
+            code_version=self._code_version,
         )
+
+    def refusal(self, header: dict[str, Any]) -> str:
+        """Why this worker cannot run the step of such a message; the empty text if it can."""
+        spoken = header.get("v", 0)
+        if spoken > PROTOCOL:
+            return f"is of an older version than the step (protocol {PROTOCOL}, the step has {spoken})"
+        return self._place.board.retired
 
     def refuse(self, consumer: Any, message: Any, why: str) -> None:
         """A wake-up that cannot be served here is taken off the queue; its row says why. One line in the log for each task."""

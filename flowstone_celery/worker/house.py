@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
+    from flowstone_celery.assets.catalog import Catalog
     from flowstone_celery.config import Settings
     from flowstone_celery.core.executor import Executor
     from flowstone_celery.core.interrupts import Interrupts
@@ -42,6 +43,10 @@ class House(Protocol):
 
     def knows(self) -> tuple[str, ...]:
         """The names of the tasks whose steps can run here."""
+
+    @property
+    def catalog(self) -> Catalog:
+        """All declared assets."""
 
     def start(self, task_name: str, kwargs: Mapping[str, Any], key: str) -> object:
         """A run is started as if the user had called it; the same key starts nothing twice. What it answers is the task's result."""

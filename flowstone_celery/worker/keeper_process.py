@@ -22,7 +22,7 @@ from flowstone_celery.core.keeper import Keeper
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.workers import Node
 from flowstone_celery.db.database import Database
-from flowstone_celery.errors import DatabaseUnavailable, FlowStoneError
+from flowstone_celery.errors import DatabaseUnavailable, FlowStoneError, SchemaMismatch
 from flowstone_celery.telemetry import configure_logging, emit, set_strict
 
 if TYPE_CHECKING:
@@ -169,6 +169,9 @@ class KeeperProcess:
         except DatabaseUnavailable:
             return _LONGEST_SLEEP
         except FlowStoneError as error:
+            if isinstance(error, SchemaMismatch) and "oldest_code" in error.facts:
+                # The database was outgrown before this keeper came: not even a beat is for this code to write.
+                self._board.retire(f"is too old for the database: {error.message}")
             # An older schema, for instance: a migration may mend it while we wait.
             emit(
                 "flowstone.error",

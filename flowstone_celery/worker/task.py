@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from celery import Task
 from celery.exceptions import Ignore, Retry
 
-from flowstone_celery.core.model import PROTOCOL
 from flowstone_celery.errors import DatabaseUnavailable, FlowStoneError, InvalidOption, WrongState
 from flowstone_celery.worker.house import HEADER, house_of
 from flowstone_celery.worker.observer import StepObserver
@@ -73,8 +72,9 @@ class StepTask(Task):  # type: ignore[misc]  # Celery's classes are untyped
 
         def handle_known(message: Any, *rest: Any, **more: Any) -> Any:
             header = message.headers.get(HEADER)
-            if header is not None and header.get("v", 0) > PROTOCOL:
-                return worker.flowstone.refuse(consumer, message, "is of an older version than the step")
+            why = "" if header is None else worker.flowstone.refusal(header)
+            if why:
+                return worker.flowstone.refuse(consumer, message, why)
             return handle(message, *rest, **more)
 
         return handle_known

@@ -69,4 +69,6 @@ CREATE TABLE flowstone.requests (
 	CONSTRAINT requests_act CHECK (act IN ('cancel', 'retry', 'pause', 'resume'))
 );
 
+ALTER TABLE flowstone.nodes ADD COLUMN schema_version INTEGER;
+
 UPDATE flowstone.schema_version SET version = 2, oldest_code = 2

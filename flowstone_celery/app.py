@@ -6,18 +6,19 @@ psycopg, pydantic) loads on first use.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, overload
 
-from flowstone_celery.assets import partition as partitions
+from flowstone_celery.assets.aio import Aio
 from flowstone_celery.assets.asset import AssetSpec, declare
 from flowstone_celery.assets.catalog import Catalog
-from flowstone_celery.assets.declared import Asset, namespaced, settle_in, unwrapped
+from flowstone_celery.assets.declared import Asset, as_namespace, namespaced, settle_in, unwrapped
 from flowstone_celery.assets.resource import ResourceSpec, declare_resource
 from flowstone_celery.assets.resources import Resources
-from flowstone_celery.errors import DependencyNotReady, InvalidOption, did_you_mean
+from flowstone_celery.assets.slices import Slice, Slices, not_ready, slice_of
+from flowstone_celery.errors import InvalidOption, did_you_mean
 from flowstone_celery.parts import Parts
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from flowstone_celery.assets.handle import Run
+    from flowstone_celery.assets.keyring import Partitions
     from flowstone_celery.assets.partition import PartitionKey
     from flowstone_celery.assets.reader import AssetStatus
     from flowstone_celery.assets.resource_state import ResourceStatus
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from flowstone_celery.core.model import Carrier
     from flowstone_celery.core.workers import WorkerProcess
     from flowstone_celery.db.database import Database
+    from flowstone_celery.db.joining import Begun
     from flowstone_celery.io.manager import IOManager
 
 P = ParamSpec("P")
@@ -77,9 +80,7 @@ class FlowStone:
         self.catalog = Catalog()
         self.manage = (app is None) if manage is None else manage
         self.app = app if app is not None or mode == "inline" else _own_app()
-        self.namespace = namespaced(
-            namespace or _as_namespace(getattr(self.app, "main", None) or "flowstone")
-        )
+        self.namespace = namespaced(namespace or as_namespace(getattr(self.app, "main", None) or "flowstone"))
         self._extra_io = tuple(io)
         self._room = Resources(self.catalog.resources)
         self.parts = self._new_parts(settings)
@@ -87,6 +88,7 @@ class FlowStone:
             from flowstone_celery.worker.attach import attach
 
             attach(self.app, self)
+        self.aio = Aio(self, lambda: self.parts.joiner.prepare())  # noqa: PLW0108 - opened when needed
         settle_in(self)
 
     # --- declare --------------------------------------------------------------------------------------------------------------
@@ -201,18 +203,14 @@ class FlowStone:
         from flowstone_celery.assets.handle import Run
         from flowstone_celery.assets.plan import checked
 
-        checked({name: value for name, value in options.items() if name != "inline"})
-        spec = self._spec(asset)
-        text = partitions.encode(partition)
-        ancestry = self.catalog.graph().plan(spec.qualified)
-        asked = [name for name in ancestry if not (force and name == spec.qualified)]
-        present = self.parts.reader.present(asked, text) if asked else {}
-        if spec.qualified in present:
-            made = (spec.qualified, text)
-            return Run(present[spec.qualified], self.database, self.parts.reader.of_run, made=made)
+        checked({name: value for name, value in options.items() if name not in ("inline", "connection")})
+        target = self.slice(asset, partition)
+        present = {} if force else self.parts.reader.standing([target])
+        if target in present:
+            return Run(present[target], self.database, self.parts.reader.of_run, made=target)
         if not with_deps:
             return self.materialize(asset, partition=partition, **options)
-        return self.begin([spec.qualified], text, only=self._missing(spec.qualified, present), **options)
+        return self.begin([target], only=self.missing([target]), **options)
 
     def materialize(self, asset: Named, *, partition: PartitionKey = None, **options: Any) -> Run:
         """Make this asset alone; its dependencies must have values (FS-16).
@@ -221,43 +219,38 @@ class FlowStone:
             asset: the asset or its name.
             partition: the key of the slice.
             **options: `key` (idempotency), `queue`, `priority`, `delay` (seconds before it is due), `metadata` (plain JSON, for
-                `ctx.metadata`), `requested_by`, `correlation_id`, `inline` (do it in this process and return when it has ended).
+                `ctx.metadata`), `requested_by`, `correlation_id`, `inline` (do it in this process and return when it has ended), `connection` (a SQLAlchemy Connection or Session: the run
+                starts if, and only if, its transaction commits; what is missing is decided by what is committed now).
 
         Raises:
             DependencyNotReady: a dependency has no value for the partition.
             IdempotencyConflict: the key belongs to another request.
+            CannotJoin: `connection` is none in which our rows can be written.
         """
-        from flowstone_celery.assets.plan import dependencies
-
-        spec = self._spec(asset)
-        text = partitions.encode(partition)
-        needed = [name for dependency, name in dependencies(self.catalog, spec) if not dependency.optional]
-        absent = sorted(set(needed) - self.parts.reader.present(needed, text).keys())
+        target = self.slice(asset, partition)
+        needed = [need for need in self.slices().detailed(target) if not need.dependency.optional]
+        there = self.parts.reader.standing(each for need in needed for each in need.slices)
+        absent = sorted({each for need in needed for each in need.slices if each not in there})
         if absent:
-            raise DependencyNotReady(
-                f"{spec.qualified!r} needs {', '.join(map(repr, absent))}, without a value for partition {text!r}",
-                hint=f"make what is missing first: fs.run({spec.name!r}) or fs.materialize_all({spec.name!r})",
-                asset=spec.qualified,
-                missing=absent,
-                partition=text,
-            )
-        return self.begin([spec.qualified], text, only={spec.qualified}, **options)
+            raise not_ready(target, absent)
+        return self.begin([target], only={target}, **options)
 
     def materialize_all(self, asset: Named, *, partition: PartitionKey = None, **options: Any) -> Run:
         """Make the asset and everything it stands on, in dependency order, in one run (FS-18). Options as `materialize`."""
-        return self.begin([self._spec(asset).qualified], partitions.encode(partition), only=None, **options)
+        return self.begin([self.slice(asset, partition)], only=None, **options)
 
     def begin(
         self,
-        targets: list[str],
-        partition: str,
+        targets: Iterable[Slice | str],
+        partition: str = "",
         *,
-        only: set[str] | None,
+        only: Iterable[Slice | str] | None,
         inline: bool = False,
         drain: bool = True,
+        connection: Any = None,
         **options: Any,
     ) -> Run:
-        """Start a run for these qualified names and a partition's text; `only` narrows what of their ancestry is made.
+        """Start a run for these slices, or qualified names with a partition's text; `only` narrows what of their ancestry is made.
 
         The ways in with a meaning are `run`, `materialize` and `materialize_all`; their options are checked here.
         """
@@ -267,23 +260,58 @@ class FlowStone:
         from flowstone_celery.core.model import NoCarrier
 
         here = inline or self.mode == "inline"
-        request = Request(targets=targets, partition=partition, only=only, **checked(options))
+        wanted, narrowed = (
+            None
+            if each is None
+            else [one if isinstance(one, Slice) else Slice(one, partition) for one in each]
+            for each in (targets, only)
+        )
+        request = Request(wanted or (), None if narrowed is None else frozenset(narrowed), **checked(options))
         if here:
             request = replace(request, queue=None)  # inline work has a queue of its own
-        new = plan(self.catalog, request, (lambda _: QUEUE) if here else self._queue_of)
-        self._check_io([step.name for step in new.steps])
-        self.catalog.check_resources(step.name for step in new.steps)
+        new = plan(
+            self.catalog, request, (lambda _: QUEUE) if here else self._queue_of, self.partitions.now()
+        )
+        names = dict.fromkeys(step.name for step in new.steps)
+        self._check_io(names)
+        self.catalog.check_resources(names)
+        if connection is not None:
+            return self.handle(*self.parts.joiner.start(connection, new, inline=here, drain=drain))
         carrier = NoCarrier() if here else self.carrier
         run_id = runs.begin(self.database, carrier, new, settings=self.settings, promise=not here)
         if here and drain:
             self.parts.inline.drain(run_id)
         return self.handle(run_id)
 
-    def handle(self, run_id: UUID | str) -> Run:
+    def slice(self, asset: Named, partition: PartitionKey = None) -> Slice:
+        """The asset's slice for a partition: a key, or the text of one where the asset declares its partitions.
+
+        Raises:
+            InvalidPartition: it is no partition of the asset.
+        """
+        return slice_of(self._spec(asset), partition)
+
+    def slices(self) -> Slices:
+        """What slices need, as of now."""
+        return Slices(self.catalog, self.partitions.now())
+
+    def missing(self, targets: Collection[Slice]) -> set[Slice]:
+        """These slices and, on every way up from them, whatever has no value: what `run` makes."""
+        return self.slices().missing(targets, self.parts.reader.standing)
+
+    @cached_property
+    def partitions(self) -> Partitions:
+        """Which partitions the assets have, and the keys of dynamic definitions."""
+        from flowstone_celery.assets.keyring import Partitions
+
+        return Partitions(self.catalog, lambda: self.database)
+
+    def handle(self, run_id: UUID | str, begun: Begun | None = None) -> Run:
         """A handle on a run, from its id alone."""
         from flowstone_celery.assets.handle import Run
 
-        return Run(run_id, self.database, self.parts.reader.of_run)
+        joiner = lambda: self.parts.joiner  # noqa: E731 - opened when an act needs it
+        return Run(run_id, self.database, self.parts.reader.of_run, begun=begun, joiner=joiner)
 
     def resume(self, run_id: UUID | str) -> Run:
         """Go on, in this process, with a run that was begun inline and whose process went away."""
@@ -299,15 +327,15 @@ class FlowStone:
         Raises:
             ValueNotFound: it has none for this partition.
         """
-        return self.parts.reader.get(self._spec(asset).qualified, partitions.encode(partition))
+        return self.parts.reader.get(*self.slice(asset, partition))
 
     def exists(self, asset: Named, *, partition: PartitionKey = None) -> bool:
         """Whether the asset has a value for this partition."""
-        return bool(self.parts.reader.present([self._spec(asset).qualified], partitions.encode(partition)))
+        return bool(self.parts.reader.standing([self.slice(asset, partition)]))
 
     def status(self, asset: Named, *, partition: PartitionKey = None) -> AssetStatus:
         """How the asset's slice stands: its newest attempt, and the value it has."""
-        return self.parts.reader.status(self._spec(asset).qualified, partitions.encode(partition))
+        return self.parts.reader.status(*self.slice(asset, partition))
 
     def resources(self, *, failed: bool = False) -> list[ResourceStatus]:
         """How each declared resource stands in this very process, by name; with `failed`, only those that could not be set up."""
@@ -388,15 +416,6 @@ class FlowStone:
     def _spec(self, asset: Named) -> AssetSpec:
         return asset.spec if isinstance(asset, Asset) else self.catalog.fetch(asset)
 
-    def _missing(self, target: str, present: Mapping[str, UUID]) -> set[str]:
-        """The target, and on every way up from it whatever has no value."""
-        graph, wanted, ahead = self.catalog.graph(), {target}, [target]
-        while ahead:
-            absent = [name for name in graph.needs(ahead.pop()) if name not in present and name not in wanted]
-            wanted.update(absent)
-            ahead.extend(absent)
-        return wanted
-
     def _queue_of(self, spec: AssetSpec) -> str:
         from flowstone_celery.worker.attach import queue_of
 
@@ -407,9 +426,3 @@ def _own_app() -> Any:
     from celery import Celery
 
     return Celery("flowstone")
-
-
-def _as_namespace(name: str) -> str:
-    """An app's name as names joined by dots: whatever else is in it becomes an underscore."""
-    parts = [re.sub(r"\W", "_", part, flags=re.ASCII) for part in name.split(".") if part]
-    return ".".join(part if not part[0].isdigit() else f"_{part}" for part in parts) or "flowstone"

@@ -14,6 +14,7 @@ import celery
 from flowstone_celery import FlowStone
 from flowstone_celery.assets.partition import encode
 from flowstone_celery.assets.plan import Request, plan
+from flowstone_celery.assets.slices import Slice
 from flowstone_celery.core import runs
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def wait_far(count: int) -> int:
 
 def _due_in(asset: Asset[..., Any], seconds: float) -> Any:
     """The run that `asset.apply_async(countdown=seconds)` starts, to be started with many others in one transaction."""
-    request = Request([asset.name], encode(next(partitions)), due_in=seconds)
+    request = Request([Slice(asset.name, encode(next(partitions)))], due_in=seconds)
     return plan(fs.catalog, request, lambda _: app.conf.task_default_queue)
 
 

@@ -41,6 +41,11 @@ class AsOf:
             self._keys[name] = tuple(sorted(self._dynamic(name)))
         return self._keys[name]
 
+    @property
+    def asked(self) -> bool:
+        """Whether anybody has asked: what was told then may be otherwise at another moment."""
+        return "now" in vars(self) or bool(self._keys)
+
     @staticmethod
     def of(moment: datetime | AsOf) -> AsOf:
         """The moment as it is, or made from a datetime alone: then no dynamic definition has a key."""

@@ -8,16 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from flowstone_celery import faults
 from flowstone_celery.assets import partition as partitions
 from flowstone_celery.assets.context import Context
+from flowstone_celery.assets.inputs import Inputs, Taken
 from flowstone_celery.assets.plain import plain_object
 from flowstone_celery.assets.recipe import recipe
 from flowstone_celery.core.model import Answer, Call, Claim, Done
-from flowstone_celery.errors import CorruptRow, DependencyNotReady, InvalidValue
-from flowstone_celery.io.manager import Slot, Stored, kept, watched
+from flowstone_celery.errors import InvalidValue
+from flowstone_celery.io.manager import Slot, kept, watched
 from flowstone_celery.outcomes import Cancel, Skip, Value, as_outcome
 from flowstone_celery.record import values
 from flowstone_celery.record.values import AssetValue, NewValue, RecentValues, Upstream
@@ -26,7 +27,7 @@ from flowstone_celery.telemetry import emit
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-    from flowstone_celery.assets.asset import AssetSpec, Dependency
+    from flowstone_celery.assets.asset import AssetSpec
     from flowstone_celery.assets.catalog import Catalog
     from flowstone_celery.assets.recipe import Consumed
     from flowstone_celery.assets.resources import Resources
@@ -39,7 +40,6 @@ KIND = "asset"
 UNLESS_FRESH = {"unless": "fresh"}
 """The input of a step that makes nothing where a value of the same recipe stands when its turn comes."""
 
-_Inputs: TypeAlias = "list[tuple[Dependency, AssetValue | None]]"
 _CHECK_EVERY = 0.2
 
 
@@ -55,17 +55,17 @@ class AssetHandler:
         self._shelf = shelf
         self._database = database
         self._settings = settings
-        self._recent = RecentValues()
+        self._inputs = Inputs(catalog, shelf, database)
 
     def __call__(self, claim: Claim, call: Call) -> Answer:
         """Load, call, store; the value itself is settled by the executor's transaction."""
         begun = time.monotonic()
         spec = self._catalog.fetch(claim.name)
-        inputs = call.patiently(lambda: self._inputs(spec, claim))
+        inputs = call.patiently(lambda: self._inputs.find(claim))
         standing = call.patiently(lambda: self._standing(spec, claim, inputs))
         if standing is not None:
             return _shared(claim, standing)
-        arguments = call.patiently(lambda: self._arguments(inputs))
+        arguments = call.patiently(lambda: self._inputs.arguments(inputs))
         with self._resources.lent(spec.requires, asset=claim.name, call=call) as lent:
             arguments.update({name: lent[name] for name in spec.resource_parameters})
             outcome = as_outcome(self._call(spec, claim, call, arguments, lent))
@@ -79,83 +79,14 @@ class AssetHandler:
             case _:
                 return outcome
 
-    # --- load -----------------------------------------------------------------------------------------------------------------
-
-    def _inputs(self, spec: AssetSpec, claim: Claim) -> _Inputs:
-        """The exact version of each dependency, in order: this run's, else the current one; None if it is optional and missing."""
-        needed = [
-            (dependency, self._catalog.resolve(spec, dependency.name)) for dependency in spec.dependencies
-        ]
-        in_run = {each.name: each for each in claim.inputs}
-        made = {name: (each.output or {}).get("value") for name, each in in_run.items()}
-        found = self._versions([version for version in made.values() if version is not None])
-        return [
-            (
-                dependency,
-                self._made_in_run(claim, dependency, name, found.get(made[name] or 0))
-                if name in made
-                else self._current(claim, dependency, name),
-            )
-            for dependency, name in needed
-        ]
-
-    def _made_in_run(
-        self, claim: Claim, dependency: Dependency, name: str, value: AssetValue | None
-    ) -> AssetValue | None:
-        """The version that this run made; only an optional dependency may have none."""
-        if value is None and not dependency.optional:
-            raise CorruptRow(
-                f"the value of {name!r} (partition {claim.partition!r}) that run {claim.run_id} made is gone; {claim.name!r} needs it",
-                hint="somebody deleted its row: run it again with force=True",
-                asset=claim.name,
-                dependency=name,
-                partition=claim.partition,
-            )
-        return value
-
-    def _versions(self, ids: list[int]) -> dict[int, AssetValue]:
-        """These versions: from what this process made lately, else from the database."""
-        recent = self._recent.find(ids)
-        return {**recent, **values.by_ids(self._database, [each for each in ids if each not in recent])}
-
-    def _current(self, claim: Claim, dependency: Dependency, name: str) -> AssetValue | None:
-        """The version that stands before this run."""
-        current = values.current(self._database, name, claim.partition)
-        if current is None and not dependency.optional:
-            raise DependencyNotReady(
-                f"{claim.name!r} needs {name!r}, which has no value for partition {claim.partition!r}",
-                hint=f"make what is missing first: fs.run({claim.name!r}) does so by itself",
-                asset=claim.name,
-                dependency=name,
-                partition=claim.partition,
-            )
-        return current
-
-    def _standing(self, spec: AssetSpec, claim: Claim, inputs: _Inputs) -> AssetValue | None:
+    def _standing(self, spec: AssetSpec, claim: Claim, inputs: list[Taken]) -> AssetValue | None:
         """The value that stands, if this step would only make the same again: another run has made it meanwhile, or an input that was
         stale came out as it was before. A later round was asked for as such: it makes its own.
         """
         if claim.stands is None or claim.round > 1 or claim.input != UNLESS_FRESH:
             return None
-        found = self._versions([claim.stands]).get(claim.stands)
+        found = self._inputs.versions([claim.stands]).get(claim.stands)
         return found if found is not None and found.recipe == recipe(spec, _consumed(inputs)) else None
-
-    def _arguments(self, inputs: _Inputs) -> dict[str, object]:
-        return {
-            dependency.parameter: self._load(value)
-            for dependency, value in inputs
-            if dependency.parameter is not None
-        }
-
-    def _load(self, value: AssetValue | None) -> object:
-        if value is None:
-            return None
-        slot = Slot(value.asset, value.partition, value.run_id, value.step_id, value.fence)
-        stored = Stored(value.size, value.digest, value.content, value.pointer)
-        with watched("load", value.io, slot) as told:
-            loaded = self._shelf[value.io].load(slot, stored)
-            told["bytes"] = value.size
-        return loaded
 
     # --- call -----------------------------------------------------------------------------------------------------------------
 
@@ -205,7 +136,7 @@ class AssetHandler:
         claim: Claim,
         call: Call,
         outcome: Value,
-        inputs: _Inputs,
+        inputs: list[Taken],
         begun: float,
     ) -> Done:
         value = self._stored(spec, claim, call, outcome, inputs)
@@ -213,7 +144,7 @@ class AssetHandler:
         if value.content is not None and len(value.content) > self._settings.inline_value_bytes:
             prepared = call.patiently(lambda: values.prepare(self._database, value))
             faults.point("settle.value_written")
-        return Done(write=partial(_settle, value, prepared, self._recent, begun))
+        return Done(write=partial(_settle, value, prepared, self._inputs.recent, begun))
 
     def _stored(
         self,
@@ -221,7 +152,7 @@ class AssetHandler:
         claim: Claim,
         call: Call,
         outcome: Value,
-        inputs: _Inputs,
+        inputs: list[Taken],
     ) -> NewValue:
         slot = Slot(claim.name, claim.partition, claim.run_id, claim.id, claim.fence)
         where = f"metadata of asset {claim.name!r}, partition {claim.partition!r},"
@@ -247,13 +178,13 @@ class AssetHandler:
             code_digest=spec.code_digest,
             recipe=recipe(spec, _consumed(inputs)),
             upstream=[
-                Upstream(each.asset, each.partition, each.id) for _, each in inputs if each is not None
+                Upstream(each.asset, each.partition, each.id) for taken in inputs for each in taken.versions
             ],
         )
 
 
-def _consumed(inputs: _Inputs) -> list[Consumed]:
-    return [(each.asset, each.partition, each.digest) for _, each in inputs if each is not None]
+def _consumed(inputs: list[Taken]) -> list[Consumed]:
+    return [(each.asset, each.partition, each.digest) for taken in inputs for each in taken.versions]
 
 
 def _shared(claim: Claim, standing: AssetValue) -> Done:

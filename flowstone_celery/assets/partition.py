@@ -49,6 +49,7 @@ def encode(key: PartitionKey) -> str:
     Raises:
         InvalidPartition: another type, text with NUL or half of a surrogate pair, or more than `MAX_BYTES`.
     """
+    key = parse(key) if isinstance(key, Written) else key
     text = "" if key is None else _encode(key)
     _check_text(text)
     return text
@@ -72,6 +73,12 @@ def parse(text: str) -> PartitionKey:
         InvalidPartition: a tag is followed by what it cannot tag, or a date does not exist.
     """
     return _read(text, lenient=True)
+
+
+class Written(str):
+    """A text as a person wrote it: which key it means is told by the asset's partitions, else by `parse`."""
+
+    __slots__ = ()
 
 
 # --- writing --------------------------------------------------------------------------------------------------------------------

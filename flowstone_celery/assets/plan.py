@@ -8,33 +8,33 @@ from typing import TYPE_CHECKING, Any
 
 from flowstone_celery import codec
 from flowstone_celery.assets.handler import KIND, UNLESS_FRESH
+from flowstone_celery.assets.inputs import PLANNED_AT
 from flowstone_celery.assets.options import OPTIONS, Maker, seconds_of
 from flowstone_celery.assets.plain import plain_object
-from flowstone_celery.assets.slices import Slice
+from flowstone_celery.assets.slices import Need, Slice, Slices
 from flowstone_celery.core.model import NewRun, NewStep
 from flowstone_celery.errors import InvalidOption, InvalidValue, UnknownOption, did_you_mean
 
 if TYPE_CHECKING:
-    from flowstone_celery.assets.asset import AssetSpec, Dependency
+    from flowstone_celery.assets.asset import AssetSpec
     from flowstone_celery.assets.catalog import Catalog
+    from flowstone_celery.assets.definitions import AsOf
 
 QueueOf = Callable[["AssetSpec"], str]
 
 _TEXTS = ("key", "requested_by", "correlation_id", "tenant")
 _REQUEST_OPTIONS = (*_TEXTS, "queue", "priority", "metadata", "delay")
-_OTHER_WORDS = ("inline", "partition", "force", "with_deps")
+_OTHER_WORDS = ("inline", "connection", "partition", "force", "with_deps")
 _LONGEST_TEXT = 255
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked for: assets for one partition, with the options of the call."""
+    """What was asked for: slices, with the options of the call."""
 
-    targets: Sequence[str]
-    """Qualified names."""
-    partition: str = ""
-    only: Collection[str] | None = None
-    """Which assets of the targets' ancestry are made; None: all of them."""
+    targets: Sequence[Slice]
+    only: Collection[Slice] | None = None
+    """Which slices of the targets' ancestry are made; None: all of them."""
     priority: int | None = None
     queue: str | None = None
     due_in: float = 0.0
@@ -50,9 +50,18 @@ class Request:
     @property
     def digest(self) -> str:
         """What two requests with the same key must share."""
-        return codec.digest(
-            [list(self.targets), self.partition, self.queue, self.priority, dict(self.metadata)]
-        )
+        return codec.digest([list(map(list, self.targets)), self.queue, self.priority, dict(self.metadata)])
+
+    @property
+    def name(self) -> str:
+        """The assets' names."""
+        return ",".join(dict.fromkeys(each.asset for each in self.targets))
+
+    @property
+    def partition(self) -> str:
+        """The partition's text, if all targets have the same; else the empty text."""
+        found = {each.partition for each in self.targets}
+        return found.pop() if len(found) == 1 else ""
 
 
 def checked(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,46 +113,68 @@ _RULES: dict[str, tuple[str, str, Callable[[Any], Any]]] = {
 }
 
 
-def dependencies(catalog: Catalog, spec: AssetSpec) -> list[tuple[Dependency, str]]:
-    """What the asset needs: each declared dependency with the qualified name it stands for."""
-    return [(dependency, catalog.resolve(spec, dependency.name)) for dependency in spec.dependencies]
+def plan(catalog: Catalog, request: Request, queue_of: QueueOf, as_of: AsOf | None = None) -> NewRun:
+    """A run that makes the wanted slices in dependency order, each in one step.
 
+    Args:
+        catalog: the assets.
+        request: what is asked for.
+        queue_of: answers the queue of an asset.
+        as_of: the moment, with the keys of dynamic definitions; by default the present one, without any.
 
-def plan(catalog: Catalog, request: Request, queue_of: QueueOf) -> NewRun:
-    """A run that makes the wanted assets in dependency order, each step once."""
-    ancestry = catalog.graph().plan(*request.targets)
-    wanted = [name for name in ancestry if request.only is None or name in request.only]
-    positions = {name: position for position, name in enumerate(wanted)}
+    Raises:
+        InvalidMapping: a slice needs what is no partition of its dependency.
+        InvalidPartition: the partition of a slice is none of its asset, or its time has not come.
+    """
+    slices, only = Slices(catalog, as_of), request.only
+    planned = slices.plan(request.targets, lambda each: only is None or each in only)
+    if only is not None:
+        planned = {each: needs for each, needs in planned.items() if each in only}
+    positions = {each: position for position, each in enumerate(planned)}
     return NewRun(
         kind=KIND,
-        name=request.targets[0] if len(request.targets) == 1 else ",".join(request.targets),
+        name=request.name,
         partition=request.partition,
-        steps=[_step(catalog, name, positions, request, queue_of) for name in wanted],
+        steps=[_step(catalog, each, needs, positions, request, queue_of) for each, needs in planned.items()],
         tenant=request.tenant,
         requested_by=request.requested_by,
         idempotency_key=request.key,
         request_digest=request.digest,
         priority=request.priority or 0,
         correlation_id=request.correlation_id,
-        input={"metadata": dict(request.metadata)} if request.metadata else None,
+        input=_input(request, slices.as_of),
     )
 
 
+def _input(request: Request, as_of: AsOf) -> dict[str, Any] | None:
+    """What the run's steps read: its metadata, and the moment of the plan where the plan depends on it."""
+    found: dict[str, Any] = {"metadata": dict(request.metadata)} if request.metadata else {}
+    if as_of.asked:
+        found[PLANNED_AT] = as_of.now.isoformat()
+    return found or None
+
+
 def _step(
-    catalog: Catalog, name: str, positions: Mapping[str, int], request: Request, queue_of: QueueOf
+    catalog: Catalog,
+    slice_: Slice,
+    needed: Sequence[Need],
+    positions: Mapping[Slice, int],
+    request: Request,
+    queue_of: QueueOf,
 ) -> NewStep:
-    spec = catalog.fetch(name)
+    spec = catalog.fetch(slice_.asset)
     needs = {
-        positions[upstream]: dependency.optional
-        for dependency, upstream in dependencies(catalog, spec)
-        if upstream in positions
+        positions[each]: need.dependency.optional
+        for need in needed
+        for each in need.slices
+        if each in positions
     }
     return NewStep(
         kind=KIND,
-        name=name,
-        task=name,
+        name=slice_.asset,
+        task=slice_.asset,
         queue=request.queue or queue_of(spec),
-        partition=request.partition,
+        partition=slice_.partition,
         priority=spec.priority if request.priority is None else request.priority,
         needs=needs,
         max_failures=spec.retries + 1,
@@ -153,6 +184,6 @@ def _step(
         due_in=request.due_in if not needs else 0.0,
         sole=spec.maker != Maker.ALLOW,
         input=UNLESS_FRESH
-        if spec.maker == Maker.SHARE and Slice(name, request.partition) in request.unless_fresh
+        if spec.maker == Maker.SHARE and slice_ in request.unless_fresh
         else None,
     )

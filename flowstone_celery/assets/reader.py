@@ -8,9 +8,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from flowstone_celery.assets.slices import Slice
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.errors import ValueNotFound
 from flowstone_celery.io.manager import Slot, Stored
+from flowstone_celery.record import partitions as ledger
 from flowstone_celery.record import values
 from flowstone_celery.states import materialization
 
@@ -72,6 +74,11 @@ class AssetReader:
         """Which of these have a value, with the run that made it."""
         found = values.current_of_many(self._database, list(assets), partition)
         return {name: run_id for name, (_, run_id) in found.items()}
+
+    def standing(self, slices: Iterable[Slice]) -> dict[Slice, UUID]:
+        """Which of these slices have a value, and the run that made it."""
+        found = ledger.present(self._database, slices)
+        return {Slice(*each): head.run_id for each, head in found.items() if head.run_id is not None}
 
     def status(self, asset: str, partition: str) -> AssetStatus:
         """How the slice stands: its newest attempt, and the value it has."""

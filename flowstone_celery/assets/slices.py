@@ -5,7 +5,7 @@ Nothing here reads rows: the moment, and what dynamic definitions hold then, com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,7 +14,7 @@ from flowstone_celery.assets import partition as partitions
 from flowstone_celery.assets.definitions import AsOf, Definition
 from flowstone_celery.assets.mappings import All, PartitionMapping, Previous, Same, Several, default
 from flowstone_celery.assets.options import at
-from flowstone_celery.errors import InvalidMapping, InvalidPartition
+from flowstone_celery.errors import DependencyNotReady, InvalidMapping, InvalidPartition
 
 if TYPE_CHECKING:
     from flowstone_celery.assets.asset import AssetSpec
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flowstone_celery.assets.partition import PartitionKey
 
 _AHEAD = 2_000
+_SHOWN = 5
 
 
 class Slice(NamedTuple):
@@ -158,7 +159,7 @@ class Slices:
             self._checked.add(known)
 
     def missing(
-        self, targets: Iterable[Slice], present: Callable[[Collection[Slice]], Collection[Slice]]
+        self, targets: Collection[Slice], present: Callable[[Collection[Slice]], Collection[Slice]]
     ) -> set[Slice]:
         """The targets and, on every way up from them, what is not present; behind what is, nobody looks.
 
@@ -268,6 +269,40 @@ def _earlier_first(asset: str, slices: Mapping[str, tuple[Need, ...] | None]) ->
                 break
         ordered.update((each, slices[each] or ()) for each in reversed(chain))
     return ordered
+
+
+def slice_of(spec: AssetSpec, given: PartitionKey) -> Slice:
+    """The slice of an asset for a partition, which may be written as text where the asset declares its partitions.
+
+    Raises:
+        InvalidPartition: it is none of the asset; says what is wrong, the nearest key and the range.
+    """
+    if spec.partitions is None:
+        return Slice(spec.qualified, partitions.encode(given))
+    if given is None:
+        raise InvalidPartition(
+            f"{spec.qualified!r} has partitions, {spec.partitions}, and none was named",
+            hint="Say which: partition=….",
+            asset=spec.qualified,
+        )
+    return Slice(spec.qualified, partitions.encode(spec.partitions.read(given)))
+
+
+def not_ready(target: Slice, absent: Sequence[Slice]) -> DependencyNotReady:
+    """The error for a slice that is to be made alone while these, which it needs, have no value."""
+    names = sorted({each.asset for each in absent})
+    texts = sorted({each.partition for each in absent})
+    shown = ", ".join(map(repr, texts[:_SHOWN])) + (
+        f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    )
+    short = target.asset.rpartition(".")[2]
+    return DependencyNotReady(
+        f"{target.asset!r} needs {', '.join(map(repr, names))}, without a value for partition {shown}",
+        hint=f"make what is missing first: fs.run({short!r}) or fs.materialize_all({short!r})",
+        asset=target.asset,
+        missing=names,
+        partition=target.partition,
+    )
 
 
 def _default(spec: AssetSpec, upstream: AssetSpec) -> PartitionMapping:

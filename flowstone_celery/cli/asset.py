@@ -90,13 +90,12 @@ def _as_cells(row: Mapping[str, Any]) -> Sequence[object]:
 @json_option
 def show(*, name: str, partition: PartitionKey, as_json: bool) -> None:
     """Show an asset: its declaration, who needs it, and its newest versions."""
-    from flowstone_celery.assets import partition as partitions
     from flowstone_celery.record import values
 
     fs = desk().house
     spec = fs.catalog.fetch(name)
     facts = _declared(fs, spec)
-    versions = values.versions(fs.database, spec.qualified, partitions.encode(partition))
+    versions = values.versions(fs.database, *fs.slice(spec.qualified, partition))
     if as_json:
         put_json({**facts, "versions": versions})
         return
@@ -299,19 +298,5 @@ def _begin(
         return fs.materialize_all(name, partition=partition, **given)
     if only:
         return fs.materialize(name, partition=partition, **given)
-    return _begin_missing(fs, name, partition, **given)
-
-
-def _begin_missing(fs: FlowStone, name: str, partition: PartitionKey, **given: Any) -> Run:
-    """A run of the asset and, on every way up from it, of whatever has no value: what `fs.run` begins."""
-    from flowstone_celery.assets import partition as partitions
-
-    graph, target = fs.catalog.graph(), fs.catalog.fetch(name).qualified
-    text = partitions.encode(partition)
-    present = fs.parts.reader.present(graph.plan(target), text)
-    wanted, ahead = {target}, [target]
-    while ahead:
-        absent = [need for need in graph.needs(ahead.pop()) if need not in present and need not in wanted]
-        wanted.update(absent)
-        ahead += absent
-    return fs.begin([target], text, only=wanted, **given)
+    target = fs.slice(name, partition)
+    return fs.begin([target], only=fs.missing([target]), **given)

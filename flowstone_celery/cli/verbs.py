@@ -195,10 +195,10 @@ class Partition(ParamType):
     name = "key"
 
     def convert(self, value: Any, _param: click.Parameter | None, _ctx: click.Context | None) -> PartitionKey:
-        """The key that the text means. Raises InvalidPartition."""
-        from flowstone_celery.assets import partition
+        """The text as it was written: which key it means depends on the asset."""
+        from flowstone_celery.assets.partition import Written
 
-        return partition.parse(value) if isinstance(value, str) else value
+        return Written(value) if isinstance(value, str) else value
 
 
 class Duration(ParamType):

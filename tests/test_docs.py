@@ -20,7 +20,12 @@ PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)(?:#[^)]*)?\)")
 
-EXECUTED = ["tutorial/first-pipeline.md", "how-to/test-your-assets.md", "how-to/write-an-io-manager.md"]
+EXECUTED = [
+    "tutorial/first-pipeline.md",
+    "how-to/test-your-assets.md",
+    "how-to/write-an-io-manager.md",
+    "how-to/use-resources.md",
+]
 
 
 def generator() -> Any:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from flowstone_celery import config, faults, states, telemetry
-from flowstone_celery.assets.options import OPTIONS
+from flowstone_celery.assets.options import OPTIONS, Option
+from flowstone_celery.assets.resource import RESOURCE_OPTIONS
 from flowstone_celery.errors import reference_table
 
 HERE = Path(__file__).parent
@@ -94,11 +95,15 @@ def _materializations() -> list[tuple[str, ...]]:
 
 
 def assets() -> str:
-    """The page's own words, and the table of options anew."""
+    """The page's own words, and the tables of options anew."""
     text = (HERE / "assets.md").read_text()
-    before, begin, rest = text.partition("<!-- options -->\n")
-    _, end, after = rest.partition("<!-- /options -->")
-    rows = [(f"`{name}`", option.is_, f"`{option.example}`") for name, option in OPTIONS.items()]
+    return _with_options(_with_options(text, "options", OPTIONS), "resource options", RESOURCE_OPTIONS)
+
+
+def _with_options(text: str, mark: str, options: Mapping[str, Option]) -> str:
+    before, begin, rest = text.partition(f"<!-- {mark} -->\n")
+    _, end, after = rest.partition(f"<!-- /{mark} -->")
+    rows = [(f"`{name}`", option.is_, f"`{option.example}`") for name, option in options.items()]
     return f"{before}{begin}{_table(('option', 'what it is', 'for example'), rows)}\n{end}{after}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from celery import Celery
@@ -114,3 +115,25 @@ if "SHOP_BROKEN" in os.environ:
     @fs.asset
     def dangling(nowhere: int) -> int:
         return nowhere
+
+
+@fs.resource(name="warehouse", retry_after=0)
+def _warehouse() -> Iterator[int]:
+    """Notes which process sets it up and tears it down; hangs or fails while the test says so."""
+    note("warehouse", f"+{os.getpid()}")
+    while (SCRATCH / "warehouse-hangs").exists():
+        time.sleep(0.02)
+    if (SCRATCH / "warehouse-away").exists():
+        raise ConnectionError("no route to host")
+    yield os.getpid()
+    note("warehouse", f"-{os.getpid()}")
+
+
+@fs.asset(requires=["warehouse"])
+def stocked(warehouse: int, ctx: Context) -> list[int]:
+    return [warehouse, os.getpid()]
+
+
+@fs.asset(requires=["warehouse"], timeout=1)
+def patient(warehouse: int) -> int:
+    return warehouse

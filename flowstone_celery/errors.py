@@ -244,6 +244,19 @@ class DeadlineExceeded(FlowStoneError):
     code = "FS-2012"
 
 
+class CannotJoin(FlowStoneError):
+    """What was given as `connection=` is no transaction in which rows of FlowStone can be written."""
+
+    code = "FS-2013"
+
+
+class NotCommitted(RunNotFound):
+    """The transaction in which the run was started is open still."""
+
+    code = "FS-2014"
+    retryable = True
+
+
 class NoWorker(FlowStoneError):
     """No worker listens on a queue that has work."""
 

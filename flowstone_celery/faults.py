@@ -52,6 +52,8 @@ POINTS: Final[dict[str, str]] = {
     "pause.after_run_row": "The run is paused, its rows are in the line still: no claim takes them.",
     "resume.after_run_row": "The run is resumed, its rows stand aside still: the sweep calls them.",
     "deadline.after_run_row": "The run is marked as past its deadline, its steps are not: the sweep goes on.",
+    "join.after_commit": "Another's transaction that started or asked is committed, nothing is called: the pacer does it.",
+    "request.after_commit": "An act that was asked for is done, its steps are not called: the sweep goes on.",
     "keeper.beat": "The keeper is about to extend leases: it is restarted before they end.",
     "keeper.before_release": "The keeper has seen a death, released nothing: the next keeper releases.",
     "sweep.before_commit": "The sweep has written, not committed: the next sweep does it again.",

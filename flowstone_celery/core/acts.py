@@ -177,6 +177,7 @@ def _do_next(doer: Doer) -> bool:
     row = doer.database.attempt(work)
     if row is None:
         return False
+    faults.point("request.after_commit")
     _finish(doer, row, after)
     return True
 

@@ -86,6 +86,10 @@ class Keeper:
         except DatabaseUnavailable:
             return _AWAY_PAUSE
 
+    def hear(self) -> None:
+        """Somebody's transaction that concerns us has committed: the next step looks at all that may follow."""
+        self.pacer.hear()
+
     def report(self, node: Node | None = None) -> None:
         """The node's row says what it listens to and knows now."""
         self.node = node or self.node

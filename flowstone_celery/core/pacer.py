@@ -71,6 +71,10 @@ class Pacer:
             return self._pace_again - now
         return self._sweep()
 
+    def hear(self) -> None:
+        """The next step looks at lanes too, whether or not it is their turn."""
+        self._lanes_again = 0.0
+
     def _pace(self) -> bool:
         row = self._database.first(
             SQL["pace"],

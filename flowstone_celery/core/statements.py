@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from flowstone_celery.db.statements import load
 
-SQL = load("flowstone_celery.core", "fragments.sql", "runs.sql", "steps.sql", "workers.sql", "sweep.sql")
+SQL = load(
+    "flowstone_celery.core",
+    "fragments.sql",
+    "runs.sql",
+    "steps.sql",
+    "workers.sql",
+    "sweep.sql",
+    "joining.sql",
+)
 """Every transition and read of the core, by name."""
 
 DOCTOR = load("flowstone_celery.core", "doctor.sql")

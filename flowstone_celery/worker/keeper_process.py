@@ -22,6 +22,7 @@ from flowstone_celery.core.keeper import Keeper
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.workers import Node
 from flowstone_celery.db.database import Database
+from flowstone_celery.db.listening import Listener
 from flowstone_celery.errors import DatabaseUnavailable, FlowStoneError, SchemaMismatch
 from flowstone_celery.telemetry import configure_logging, emit, set_strict
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from flowstone_celery.core.model import Carrier, WakeUp
 
 _LONGEST_SLEEP: Final = 0.5
+_HEED_EVERY: Final = 0.02
 _ORPHAN_GRACE: Final = 5.0
 """Seconds from SIGTERM to SIGKILL for processes of the pool whose parent is gone."""
 _IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -63,12 +65,12 @@ class Ears:
         while not self.ended:
             yield from self.hear(60.0)
 
-    def hear(self, seconds: float) -> list[dict[str, Any]]:
-        """The lines that came, as soon as there is one, or none after so many seconds."""
+    def hear(self, seconds: float, beside: Sequence[int] = ()) -> list[dict[str, Any]]:
+        """The lines that came, as soon as there is one; none after so many seconds, or when one of the other sockets has news."""
         if self.ended:
             time.sleep(seconds)
             return []
-        if not select.select([self._fd], [], [], seconds)[0]:
+        if self._fd not in select.select([self._fd, *beside], [], [], seconds)[0]:
             return []
         data = os.read(self._fd, 1 << 16)
         self.ended = not data
@@ -125,6 +127,9 @@ class KeeperProcess:
             self._database, settings, carrier, node, self._board, may_kill=greeting["may_kill"]
         )
         self._lease = settings.lease_seconds
+        # A transaction-mode pooler gives each statement another connection: nobody would be listening.
+        self._listener = Listener(self._database) if settings.database_pooler == "session" else None
+        self._heed_again = 0.0
         self._unreported: Node | None = node
         self._notes: list[dict[str, Any]] = []
         self._stop_asked = bool(greeting.get("stop"))
@@ -137,8 +142,7 @@ class KeeperProcess:
         emit("flowstone.keeper.start", node=node.name, pid=node.pid)
         pause = 0.0
         while not self._bye and not self._parent_is_gone():
-            for line in self._ears.hear(min(pause, _LONGEST_SLEEP)):
-                self._take(line)
+            self._hear(min(pause, _LONGEST_SLEEP))
             pause = self._act()
         if not self._bye:
             self._outlive_parent()
@@ -149,6 +153,16 @@ class KeeperProcess:
             pid=node.pid,
             reason="stop" if self._bye else "parent gone",
         )
+
+    def _hear(self, seconds: float) -> None:
+        """What the parent says, and what Postgres tells of others' commits: many of these within a moment are one look."""
+        rest = self._heed_again - time.monotonic()
+        commits = [] if self._listener is None or rest > 0 else self._listener.sockets
+        for line in self._ears.hear(min(seconds, rest) if rest > 0 else seconds, commits):
+            self._take(line)
+        if self._listener is not None and self._listener.heard():
+            self._heed_again = time.monotonic() + _HEED_EVERY
+            self._keeper.hear()
 
     def _parent_is_gone(self) -> bool:
         return self._ears.ended or os.getppid() != self._parent
@@ -192,6 +206,8 @@ class KeeperProcess:
             self._notes.pop(0)
         if self._stop_asked and not self._keeper.stop_announced:
             self._keeper.announce_stop()
+        if self._listener is not None:
+            self._listener.open()
 
     # --- the end ----------------------------------------------------------------------------------------------------------------
 
@@ -220,6 +236,8 @@ class KeeperProcess:
             self._keeper.stop_announced = True
         with suppress(DatabaseUnavailable):
             self._keeper.leave()
+        if self._listener is not None:
+            self._listener.close()
         self._database.dispose()
         with suppress(OSError):
             self._board.remove()

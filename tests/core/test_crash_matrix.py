@@ -11,16 +11,21 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from actlab import doer
 from corelab import Lab, sql, step
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
 
 from flowstone_celery import faults
 from flowstone_celery.core import acts, lanes, runs
 from flowstone_celery.core.interrupts import Board
-from flowstone_celery.core.model import Place, place_name
+from flowstone_celery.core.joining import Joiner
+from flowstone_celery.core.model import NewRun, Place, place_name
 from flowstone_celery.faults import POINTS, FaultInjectedError
+from flowstone_celery.states import Act
 from flowstone_celery.testing.kit import TestKit
 
 IN_REAL_PROCESSES = {
@@ -206,7 +211,32 @@ def _late(lab: Lab, tmp_path: Path) -> tuple[Callable[[], Any], Callable[[], Any
     return lambda: acts.expire(doer(lab)), check
 
 
+def _joined(lab: Lab, tmp_path: Path) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """A run is started, and another cancelled, in a transaction of somebody else."""
+    run = lab.start(*[step(f"s{n}") for n in range(3)])
+    lab.postbox.take()
+    joiner = Joiner(lab.database, lab.settings, lambda: lab.postbox, lambda _: None)
+    started: list[UUID] = []
+
+    def act() -> None:
+        engine = create_engine(str(lab.settings.database_url))
+        try:
+            with Session(engine) as session, session.begin():
+                joiner.ask(session, run, Act.CANCEL, actor="tester")
+                started.append(joiner.start(session, NewRun("plain", "joined", [step("a")]))[0])
+        finally:
+            engine.dispose()
+
+    def check() -> None:
+        assert lab.run(run)["status"] == "cancelled"
+        assert lab.steps(started[0])["a"]["sent_at"] is not None
+
+    return act, check
+
+
 OUTSIDE_A_RUN = {
+    "join.after_commit": _joined,
+    "request.after_commit": _joined,
     "lane.after_admit": _let_in,
     "retry.after_commit": _retried,
     "pause.after_run_row": _paused,
@@ -239,7 +269,16 @@ def test_what_crashes_outside_a_run_is_done_by_the_next(
     with _crash(point):
         act()
     lab.clock.advance(seconds=4)  # whoever held the pacer's row is gone
-    if point.partition(".")[0] in ("cancel", "lane", "retry", "pause", "resume", "deadline"):
+    if point.partition(".")[0] in (
+        "cancel",
+        "lane",
+        "retry",
+        "pause",
+        "resume",
+        "deadline",
+        "join",
+        "request",
+    ):
         lab.pacer().step()
     else:
         act()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flowstone_celery.assets.catalog import Catalog
     from flowstone_celery.assets.reader import AssetReader
     from flowstone_celery.config import Settings
+    from flowstone_celery.core.joining import Joiner
     from flowstone_celery.core.model import Carrier, Handler
     from flowstone_celery.db.database import Database
     from flowstone_celery.embedded.servers import Servers
@@ -130,6 +131,18 @@ class Parts:
 
         return InlineWorker(self.database, self.settings, self.handlers, self._knows)
 
+    @cached_property
+    def joiner(self) -> Joiner:
+        """What acts in transactions of others."""
+        from flowstone_celery.core.joining import Joiner
+
+        return Joiner(
+            self.database,
+            self.settings,
+            lambda: self.carrier,
+            lambda run_id: self.inline.drain(run_id),  # noqa: PLW0108 - opened when it is needed
+        )
+
     def work_inline_by(self, other: Drains) -> None:
         """Inline runs are done by this worker from now on (the test kit's, on a virtual clock)."""
         self.__dict__["inline"] = other
@@ -144,7 +157,7 @@ class Parts:
     def close(self) -> None:
         """Give back this process's connections; the parts open again when they are used."""
         opened, carrier = (self.__dict__.pop(name, None) for name in ("database", "carrier"))
-        for name in ("shelf", "reader", "handlers", "inline"):
+        for name in ("shelf", "reader", "handlers", "inline", "joiner"):
             self.__dict__.pop(name, None)
         if opened is not None:
             opened.dispose()

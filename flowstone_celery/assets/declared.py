@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -29,7 +30,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-_CALL_OPTIONS = ("queue", "priority", "countdown", "eta", "task_id", "metadata")
+_CALL_OPTIONS = ("queue", "priority", "countdown", "eta", "task_id", "metadata", "connection")
 
 
 class House(Protocol):
@@ -94,9 +95,9 @@ class Asset(Generic[P, R]):
         """Which partitions it has, to declare others with the same; None: any key will do."""
         return self.spec.partitions
 
-    def delay(self, partition: PartitionKey = None) -> Run:
-        """Start a durable run that makes this asset, and first whatever it needs and is missing."""
-        return self._house().run(self, partition=partition, force=True)
+    def delay(self, partition: PartitionKey = None, *, connection: Any = None) -> Run:
+        """Start a durable run that makes this asset, and first whatever it needs and is missing. `connection` as of `FlowStone.run`."""
+        return self._house().run(self, partition=partition, force=True, connection=connection)
 
     def apply_async(
         self,
@@ -109,7 +110,8 @@ class Asset(Generic[P, R]):
         Args:
             args: nothing, or the partition.
             kwargs: nothing, or `{"partition": …}`.
-            **options: `queue`, `priority`, `countdown` (seconds), `eta` (aware datetime), `task_id` (an idempotency key), `metadata`.
+            **options: `queue`, `priority`, `countdown` (seconds), `eta` (aware datetime), `task_id` (an idempotency key), `metadata`,
+                `connection` (as of `FlowStone.run`).
 
         Raises:
             UnknownOption: an option is not among these.
@@ -230,6 +232,12 @@ def namespaced(name: Any) -> str:
             hint='Use for example "shop" or "shop.sales".',
         )
     return name
+
+
+def as_namespace(name: str) -> str:
+    """An app's name as names joined by dots: whatever else is in it becomes an underscore."""
+    parts = [re.sub(r"\W", "_", part, flags=re.ASCII) for part in name.split(".") if part]
+    return ".".join(part if not part[0].isdigit() else f"_{part}" for part in parts) or "flowstone"
 
 
 def _refuse_second(declared: Asset[..., Any]) -> None:

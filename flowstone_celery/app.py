@@ -126,16 +126,10 @@ class FlowStone:
     @overload
     def resource(self, made: None = None, /, **options: Any) -> Callable[[T], T]: ...
     def resource(self, made: Any = None, /, **options: Any) -> Any:
-        """Declare what steps require and each worker process sets up once (FS-61). Options: `assets.resource.RESOURCE_OPTIONS`.
-
-        Args:
-            made: a function that answers the value, a generator function that yields it, a context manager, or a class or an object
-                with `setup` and, if need be, `teardown` and `health_check`. It stays what it is.
-            **options: `name`, `requires`, `timeout`, `health`, `health_every`, `retry_after`.
+        """Declare what steps require and each worker process sets up once (FS-61); it stays what it is. As `declare_resource`.
 
         Raises:
-            DeclarationError: what can be told here is told here: an async or another wrong kind, unknown options, wrong values, a name
-                used twice, a circle.
+            DeclarationError: what can be told here is told here: a wrong kind (async), wrong options, a name used twice, a circle.
         """
 
         def declare_it(made: T) -> T:

@@ -49,7 +49,7 @@ class ResourceSpec:
     """Seconds that set-up, check and teardown may each take; 0: as long as they like, on the thread that asks."""
     health_every: float = 30.0
     """Seconds after which a use is preceded by a check."""
-    retry_after: float = 5.0
+    retry_after: float = 0.5
     """Seconds after a set-up that failed during which no other is tried."""
     description: str = ""
     place: str = ""

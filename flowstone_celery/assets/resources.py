@@ -132,6 +132,14 @@ class Resources:
                     self._here.retire_made_from(fake)
             self._here.sweep()
 
+    def time_passes(self, seconds: float) -> None:
+        """So many seconds more have passed for pauses and checks: tests move their clock."""
+        with self._here.lock:
+            for cell in self._here.cells.values():
+                cell.retry_at -= seconds
+                if cell.instance is not None:
+                    cell.instance.checked -= seconds
+
     def status(self) -> list[ResourceStatus]:
         """How each declared resource stands in this process, by name."""
         overridden, here = self._overrides.keys(), self._here

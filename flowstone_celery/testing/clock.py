@@ -9,6 +9,8 @@ from flowstone_celery.db.schema import clock_sql
 from flowstone_celery.db.statements import Statement
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flowstone_celery.db.database import Database
 
 _NOW = Statement("testing", "now", frozenset(), "SELECT flowstone.now() AS now")
@@ -17,9 +19,10 @@ _NOW = Statement("testing", "now", frozenset(), "SELECT flowstone.now() AS now")
 class VirtualClock:
     """The clock of one database. It runs on as real clocks do, and can be moved ahead; all processes see it at once."""
 
-    def __init__(self, database: Database) -> None:
-        """Begin at the real time."""
+    def __init__(self, database: Database, on_advance: Callable[[float], None] | None = None) -> None:
+        """Begin at the real time; `on_advance` hears of the seconds by which it moves."""
         self._database = database
+        self._on_advance = on_advance
         self._offset = timedelta()
 
     def now(self) -> datetime:
@@ -37,6 +40,8 @@ class VirtualClock:
         if step < timedelta():
             raise ValueError(f"the clock cannot go back by {-step}")
         self._set(self._offset + step)
+        if self._on_advance is not None:
+            self._on_advance(step.total_seconds())
         return self.now()
 
     def reset(self) -> None:

@@ -49,7 +49,7 @@ class TestKit:
         self._before = fs.use(settings=settings, mode="inline")
         self.database = fs.database
         self.settings = settings
-        self.clock = VirtualClock(self.database)
+        self.clock = VirtualClock(self.database, fs.parts.resources.time_passes)
         self._executor = self._new_executor()
         fs.parts.work_inline_by(_OnVirtualTime(self))
 

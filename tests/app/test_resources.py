@@ -111,7 +111,7 @@ def test_a_step_fails_while_its_resource_is_away_and_the_retry_finds_it(
 ) -> None:
     outcomes: Iterator[Any] = iter([ConnectionError("no route"), "there"])
 
-    @fs.resource(retry_after=0)
+    @fs.resource(retry_after=50)
     def warehouse() -> str:
         found = next(outcomes)
         if isinstance(found, Exception):
@@ -133,6 +133,25 @@ def test_a_step_fails_while_its_resource_is_away_and_the_retry_finds_it(
     assert calls == [2], "a function whose resource is away is not called"
     assert fs_test.events(run).count("step.retry test.orders") == 1
     assert fs.resources(failed=True) == []
+
+
+def test_checks_come_due_on_the_clock_of_the_test(fs: FlowStone, fs_test: TestKit) -> None:
+    checked: list[int] = []
+
+    @fs.resource(health=checked.append, health_every=3600)
+    def warehouse() -> int:
+        return 1
+
+    @fs.asset(requires=["warehouse"])
+    def orders(warehouse: int) -> int:
+        return warehouse
+
+    fs_test.run(orders)
+    fs_test.run(orders)
+    assert checked == []
+    fs_test.clock.advance(hours=1)
+    fs_test.run(orders)
+    assert checked == [1]
 
 
 def test_without_retries_the_run_says_which_resource_and_why(fs: FlowStone) -> None:

@@ -44,7 +44,7 @@ def test_a_bare_function_says_all_that_is_needed() -> None:
         ("secrets",),
         "Where the orders are.",
     )
-    assert (spec.timeout, spec.health_every, spec.retry_after) == (30, 30, 5)
+    assert (spec.timeout, spec.health_every, spec.retry_after) == (30, 30, 0.5)
     assert spec.place == f"assets/test_resource_declared.py:{warehouse.__code__.co_firstlineno}"
 
 

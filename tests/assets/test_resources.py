@@ -471,6 +471,32 @@ def test_an_unhealthy_resource_is_torn_down_when_the_last_step_that_uses_it_has_
     assert room.told == ["+warehouse", "+warehouse", "-warehouse"]
 
 
+def test_a_teardown_ends_before_whoever_asks_meanwhile_has_it_set_up_anew(
+    room: Room, gate: threading.Event
+) -> None:
+    leaving = threading.Event()
+
+    def warehouse() -> Iterator[int]:
+        room.told.append("+")
+        yield room.told.count("+")
+        leaving.set()
+        gate.wait()
+        room.told.append("-")
+
+    class Waiting(Call):
+        def check(self) -> None:
+            gate.set()  # it waits, and has begun nothing
+
+    room.declare(warehouse, health=lambda value: value != 1, health_every=0)
+    room.use("warehouse")
+    with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(room.use, "warehouse")
+        leaving.wait()
+        assert room.use("warehouse", call=Waiting(threading.Event())) == {"warehouse": 2}
+        assert first.result() == {"warehouse": 2}
+    assert room.told == ["+", "-", "+"]
+
+
 # --- teardown -------------------------------------------------------------------------------------------------------------------
 
 

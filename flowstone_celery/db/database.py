@@ -128,7 +128,8 @@ class Database:
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._engine_pid = 0
-        self._schema_checked = False
+        self._checked_by = 0
+        """The pid of the process that looked at the schema: one may be forked long after its parent did."""
 
     @property
     def engine(self) -> Engine:
@@ -144,7 +145,6 @@ class Database:
         if self._engine is not None:
             # After a fork the sockets belong to the parent too: forget them without a word on the wire.
             self._engine.dispose(close=False)
-        self._schema_checked = False
         self._engine = self._create()
         self._engine_pid = os.getpid()
 
@@ -180,7 +180,7 @@ class Database:
             DatabaseUnavailable: nothing answers at the URL, or the connection broke in the block.
             SchemaMismatch: the tables are missing, older or newer than this code can use.
         """
-        if not self._schema_checked:
+        if self._checked_by != os.getpid():
             self.check_schema()
         with self._checked_out(autocommit=autocommit) as connection:
             yield connection
@@ -285,7 +285,7 @@ class Database:
         with self._checked_out(autocommit=True) as connection:
             found = connection.execute(_VERSION.sql(self.schema)).fetchone()
         refuse_mismatch(found, schema=self.schema)
-        self._schema_checked = True
+        self._checked_by = os.getpid()
 
     def _away(self, error: Exception) -> DatabaseUnavailable:
         return DatabaseUnavailable(

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flowstone_celery.app import FlowStone
     from flowstone_celery.assets.context import Context
+    from flowstone_celery.assets.cron import Cron
     from flowstone_celery.assets.declared import Asset, Pipeline
     from flowstone_celery.assets.handle import Run
     from flowstone_celery.assets.lists import Dynamic, Static
     from flowstone_celery.assets.mappings import All, Dimension, Dimensions, Explicit, Previous, Same, Window
-    from flowstone_celery.assets.moments import Cron, Hourly
+    from flowstone_celery.assets.moments import Hourly
     from flowstone_celery.assets.multi import Multi
     from flowstone_celery.assets.windows import Daily, Monthly, Weekly
     from flowstone_celery.config import Settings
@@ -36,7 +37,7 @@ _DOORS = {
     "Run": "assets.handle",
     # which partitions there are, and which belong together
     "All": "assets.mappings",
-    "Cron": "assets.moments",
+    "Cron": "assets.cron",
     "Daily": "assets.windows",
     "Dimension": "assets.mappings",
     "Dimensions": "assets.mappings",

@@ -11,6 +11,7 @@ from uuid import UUID
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from flowstone_celery.assets.definitions import Span
     from flowstone_celery.assets.partition import PartitionKey
 
 
@@ -34,6 +35,10 @@ class Context:
     requested_by: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What the run was started with."""
+    window: Span | None = None
+    """The time that the partition stands for, `start` up to and without `end`, in the definition's zone; None for other keys."""
+    partitions: Mapping[str, PartitionKey] = field(default_factory=dict)
+    """The parts of a key of several dimensions, by the names of the dimensions."""
     resources: Mapping[str, Any] = field(default_factory=dict)
     """The values of exactly those resources that the asset requires, by name."""
     ask: Callable[[], None] = lambda: None

@@ -14,6 +14,7 @@ from flowstone_celery import faults
 from flowstone_celery.assets import partition as partitions
 from flowstone_celery.assets.context import Context
 from flowstone_celery.assets.inputs import Inputs, Taken
+from flowstone_celery.assets.multi import Multi
 from flowstone_celery.assets.plain import plain_object
 from flowstone_celery.assets.recipe import recipe
 from flowstone_celery.core.model import Answer, Call, Claim, Done
@@ -113,9 +114,12 @@ class AssetHandler:
         return answer
 
     def _context(self, claim: Claim, call: Call, resources: Mapping[str, Any]) -> Context:
+        key, definition = partitions.decode(claim.partition), self._catalog.fetch(claim.name).partitions
         return Context(
             asset=claim.name,
-            partition=partitions.decode(claim.partition),
+            partition=key,
+            window=None if definition is None else definition.window(key),
+            partitions=definition.named(key) if isinstance(definition, Multi) else {},
             run_id=claim.run_id,
             step_id=claim.id,
             attempt=claim.attempt,

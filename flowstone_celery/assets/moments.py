@@ -1,14 +1,8 @@
-"""Windows that begin at moments: hours, and the stretches between the moments of a cron expression.
-
-`30 2 * * *` means once a day: where that hour comes twice, the first counts; where it is skipped, the moment behind the gap. An
-expression with `*` or a step in its hour field goes on through the hour that comes twice.
-"""
+"""Windows that begin at moments and not at midnights. Hours stand here, the moments of a cron expression in `cron.py`."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,22 +15,10 @@ if TYPE_CHECKING:
     from flowstone_celery.assets.partition import PartitionKey
 
 _HOUR = timedelta(hours=1)
-_FIELDS = (5, 6)
-_RANDOM = re.compile(r"(?i)(?<![a-z])r(?![a-z])")
-_EXAMPLE = 'Write for example Cron("30 2 * * *", "2026-01-01", tz="Europe/Prague").'
-_ALIASES = {
-    "@hourly": "0 * * * *",
-    "@daily": "0 0 * * *",
-    "@midnight": "0 0 * * *",
-    "@weekly": "0 0 * * 0",
-    "@monthly": "0 0 1 * *",
-    "@yearly": "0 0 1 1 *",
-    "@annually": "0 0 1 1 *",
-}
 
 
 @dataclass(frozen=True, repr=False)
-class _Moments(TimeWindows):
+class Moments(TimeWindows):
     """Windows that begin at any moment; a key is that moment in UTC."""
 
     _example: ClassVar[str] = "2026-11-20T09:00:00+00:00"
@@ -104,7 +86,7 @@ class _Moments(TimeWindows):
 
 
 @dataclass(frozen=True, repr=False)
-class Hourly(_Moments):
+class Hourly(Moments):
     """A window for each hour of the zone's clocks, named by the moment at which it begins; setting the clocks begins another."""
 
     rank: ClassVar[int | None] = 1
@@ -120,104 +102,3 @@ class Hourly(_Moments):
         local = key.astimezone(self.zone)
         full = key + _HOUR - timedelta(minutes=local.minute, seconds=local.second)
         return clock_is_set(key, full, self.zone) or full
-
-
-@dataclass(frozen=True, repr=False, init=False)
-class Cron(_Moments):
-    """A window from each moment of the expression to the next, named by the moment at which it begins."""
-
-    expression: str = ""
-    rank: ClassVar[int | None] = None
-    _fixed: bool = field(init=False, compare=False, default=False)
-
-    def __init__(
-        self,
-        expression: str,
-        start: date | datetime | str,
-        end: date | datetime | str | None = None,
-        tz: str = "UTC",
-        current: bool = False,
-    ) -> None:
-        """Take a cron expression: five fields, six with seconds behind them, or `@daily` and its like.
-
-        Raises:
-            InvalidOption: the expression is none or never comes, or the rest is wrong as for all windows.
-        """
-        self._put(expression=_checked(expression), start=start, end=end, tz=tz, current=current)
-        self._put(_fixed=_is_fixed(self.expression))
-        self.__post_init__()
-
-    def __repr__(self) -> str:
-        """As it is declared."""
-        _, _, rest = super().__repr__().partition("(")
-        return f"Cron({self.expression!r}, {rest}"
-
-    def _grid(self) -> tuple[object, ...]:
-        return (self.tz, self.expression)
-
-    def _at_or_after(self, bound: Any) -> Key:
-        return next(self._fires(bound - timedelta(seconds=1)))
-
-    def _floor(self, moment: datetime) -> Key:
-        begun = self._some_fire_before(moment)
-        for fire in self._fires(begun - timedelta(seconds=1)):
-            if fire > moment:
-                return begun
-            begun = fire
-        return begun
-
-    def _step(self, key: Any, by: int) -> Key:
-        if by < 0:
-            return self._floor(key - timedelta(microseconds=1))
-        return next(self._fires(key))
-
-    def _some_fire_before(self, moment: datetime) -> datetime:
-        """One that does not lie behind the moment: going back may land on a local time that comes again and so does not count."""
-        found = _croniter(self.expression, moment.astimezone(self.zone))
-        while True:
-            back = found.get_prev(datetime).astimezone(UTC)
-            fire = next(self._fires(back - timedelta(seconds=1)))
-            if fire <= moment:
-                return fire
-
-    def _fires(self, after: datetime) -> Iterator[datetime]:
-        """The moments that come after this one, in UTC."""
-        found = _croniter(self.expression, after.astimezone(self.zone))
-        last = after
-        while True:
-            local = found.get_next(datetime)
-            moment = local.astimezone(UTC)
-            if moment <= last or (self._fixed and _comes_again(local)):
-                continue
-            last = moment
-            yield moment
-
-
-def _comes_again(local: datetime) -> bool:
-    """Whether the clocks have shown this local time before, an offset ago."""
-    return bool(local.fold) and local.utcoffset() != local.replace(fold=0).utcoffset()
-
-
-def _is_fixed(expression: str) -> bool:
-    """Whether the hours are named: then each local time counts once."""
-    fields = expression.split()
-    return len(fields) in _FIELDS and "*" not in fields[1] and "/" not in fields[1]
-
-
-def _checked(expression: Any) -> str:
-    """The expression in fields. One that is random would be another in each process."""
-    text = " ".join(expression.split()) if isinstance(expression, str) else ""
-    text = _ALIASES.get(text, text)
-    if len(text.split()) not in _FIELDS or _RANDOM.search(text):
-        wrong(f"{expression!r:.80} is no cron expression of five fields", _EXAMPLE)
-    try:
-        _croniter(text, datetime(2000, 1, 1, tzinfo=UTC)).get_next(datetime)
-    except (ValueError, KeyError, TypeError) as error:
-        wrong(f"{expression!r:.80} is no cron expression that ever comes: {error}", _EXAMPLE)
-    return text
-
-
-def _croniter(expression: str, start: datetime) -> Any:
-    from croniter import croniter
-
-    return croniter(expression, start)

@@ -169,7 +169,7 @@ class TimeWindows(Definition):
 
     def overlapping(self, span: Span) -> Iterator[PartitionKey]:
         """The windows of this definition that share time with the span, in order."""
-        key = max(self.first, self._floor(span.start))
+        key = max(self.first, self._floor(span.start.astimezone(UTC)))
         while self._begins(key) < span.end.astimezone(UTC) and not self._is_behind(key):
             yield key
             key = self._step(key, 1)

@@ -67,9 +67,9 @@ class Aio:
         """As `Run.cancel`; `connection` as of `run`."""
         return bool(await self._act(run.cancel, connection, options))
 
-    async def retry(self, run: Run, *, connection: Any = None, **options: Any) -> int | None:
+    async def retry(self, run: Run, *, connection: Any = None, **options: Any) -> Run:
         """As `Run.retry`; `connection` as of `run`."""
-        found: int | None = await self._act(run.retry, connection, options)
+        found: Run = await self._act(run.retry, connection, options)
         return found
 
     async def pause(self, run: Run, *, connection: Any = None, **options: Any) -> bool:

@@ -30,7 +30,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-_CALL_OPTIONS = ("queue", "priority", "countdown", "eta", "task_id", "metadata", "connection")
+_RUN_OPTIONS = ("queue", "priority", "metadata", "deadline", "lane", "lane_width", "connection")
+_CALL_OPTIONS = (*_RUN_OPTIONS, "countdown", "eta", "task_id")
 
 
 class House(Protocol):
@@ -111,7 +112,7 @@ class Asset(Generic[P, R]):
             args: nothing, or the partition.
             kwargs: nothing, or `{"partition": …}`.
             **options: `queue`, `priority`, `countdown` (seconds), `eta` (aware datetime), `task_id` (an idempotency key), `metadata`,
-                `connection` (as of `FlowStone.run`).
+                `deadline`, `lane`, `lane_width`, `connection` (as of `FlowStone.materialize`).
 
         Raises:
             UnknownOption: an option is not among these.

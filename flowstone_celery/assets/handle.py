@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from flowstone_celery.core import acts, runs
+from flowstone_celery.assets.acting import Acting
+from flowstone_celery.core import runs
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.errors import (
     Cancelled,
     FlowStoneError,
-    InvalidOption,
     NoWorker,
     RunFailed,
     RunNotFound,
     ValueNotFound,
     WaitTimeout,
-    WrongState,
 )
-from flowstone_celery.states import RUN_TERMINAL, Act, RunStatus, StepStatus
+from flowstone_celery.states import RUN_TERMINAL, RunStatus, StepStatus
 
 if TYPE_CHECKING:
     from flowstone_celery.core.joining import Joiner
@@ -34,7 +32,6 @@ _LONGEST_PAUSE = 0.25
 _PATIENCE = 0.06
 """Seconds of pause for each second that a wait has lasted."""
 _STALLED_AFTER = 5.0
-_ACTOR = "python"
 
 ReadValue = Callable[[str, str, UUID], Any]
 """Answers the value that a run made: asset, partition text, run id."""
@@ -55,7 +52,7 @@ class Progress:
         return 100.0 * self.finished / self.total if self.total else 0.0
 
 
-class Run:
+class Run(Acting):
     """One run, read from its rows each time it is asked."""
 
     def __init__(
@@ -133,6 +130,16 @@ class Run:
         return str(self.row["status"])
 
     status = state
+
+    @property
+    def round(self) -> int:
+        """1, and one more with each retry."""
+        return int(self.row["round"])
+
+    @property
+    def paused(self) -> bool:
+        """Whether it begins nothing more until it is resumed."""
+        return bool(self.row["paused"])
 
     def ready(self) -> bool:
         """Whether the run has ended, in whatever way."""
@@ -218,72 +225,6 @@ class Run:
         except ValueNotFound as error:
             raise self._skipped(row["name"]) or error from None
 
-    def cancel(self, *, actor: str = "", reason: str = "", connection: Any = None) -> bool:
-        """What has not begun is cancelled, running code is interrupted; False if the run had ended before.
-
-        With `connection` (as of `FlowStone.run`) it is asked for: done if, and soon after, that transaction commits. The answer is
-        then True whatever the run will have come to.
-        """
-        if connection is not None:
-            return self._ask(connection, Act.CANCEL, actor, reason=reason)
-        return runs.cancel(self._database, self._id, actor=actor or _ACTOR, reason=reason)
-
-    def retry(
-        self,
-        *,
-        begin_at: str | Sequence[str] = (),
-        everything: bool = False,
-        deadline_in: float | None = None,
-        actor: str = "",
-        connection: Any = None,
-    ) -> int | None:
-        """The next round of a run that has ended: what failed or was cancelled is done again, what succeeded is kept (FS-22).
-
-        Args:
-            begin_at: qualified names of assets that are made again, too, with all that stands on them.
-            everything: all steps are done again.
-            deadline_in: seconds that the new round may take.
-            actor: who asks for it.
-            connection: the caller's transaction, as of `FlowStone.run`: done if, and soon after, it commits.
-
-        Returns:
-            The number of the round; None if there is nothing to do again, or with `connection`.
-
-        Raises:
-            RunNotFound: no run has this id.
-            InvalidOption: `deadline_in` is no number of seconds above 0.
-        """
-        names = [begin_at] if isinstance(begin_at, str) else [str(name) for name in begin_at]
-        again: dict[str, Any] = {"begin_at": names, "everything": bool(everything)}
-        again["deadline_in"] = None if deadline_in is None else _seconds(deadline_in)
-        if connection is not None:
-            self._ask(connection, Act.RETRY, actor, **again)
-            return None
-        found = acts.retry(self._acting.doer, self._id, actor=actor or _ACTOR, **again)
-        return None if found is None else found.round
-
-    def pause(self, *, actor: str = "", connection: Any = None) -> bool:
-        """It begins nothing more, and what runs goes on to its end; False if it has ended or is paused. `connection` as of `cancel`."""
-        if connection is not None:
-            return self._ask(connection, Act.PAUSE, actor)
-        return acts.pause(self._acting.doer, self._id, actor=actor or _ACTOR)
-
-    def resume(self, *, actor: str = "", connection: Any = None) -> bool:
-        """A paused run goes on; False if it is not paused. `connection` as of `cancel`."""
-        if connection is not None:
-            return self._ask(connection, Act.RESUME, actor)
-        return acts.resume(self._acting.doer, self._id, actor=actor or _ACTOR)
-
-    def _ask(self, connection: Any, act: Act, actor: str, **detail: Any) -> bool:
-        self._acting.ask(connection, self._id, act, actor=actor or _ACTOR, detail=detail)
-        return True
-
-    @property
-    def _acting(self) -> Joiner:
-        if self._joiner is None:
-            raise WrongState(f"this handle on run {self.id} only reads", hint="take one of fs.handle(run_id)")
-        return self._joiner()
-
     def _progress(self) -> Row:
         row = self._database.first(SQL["progress"], run=self._id)
         return row if row is not None else self.row
@@ -324,18 +265,6 @@ class Run:
         )
         failure.__cause__ = cause
         return failure
-
-
-def _seconds(value: object) -> float:
-    try:
-        found = float(value)  # type: ignore[arg-type] # whatever it is: that is the question
-    except (TypeError, ValueError):
-        found = math.nan
-    if not 0 < found < math.inf:
-        raise InvalidOption(
-            f"deadline_in is a number of seconds above 0, not {value!r:.80}", hint="Write deadline_in=3600."
-        )
-    return found
 
 
 def _as_id(run_id: UUID | str) -> UUID:

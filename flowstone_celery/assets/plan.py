@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flowstone_celery import codec
+from flowstone_celery.assets.deadline import seconds_until
 from flowstone_celery.assets.handler import KIND, UNLESS_FRESH
 from flowstone_celery.assets.inputs import PLANNED_AT
 from flowstone_celery.assets.options import OPTIONS, Maker, seconds_of
 from flowstone_celery.assets.plain import plain_object
 from flowstone_celery.assets.slices import Need, Slice, Slices
-from flowstone_celery.core.model import NewRun, NewStep
+from flowstone_celery.core.model import NewRun, NewStep, json_text
 from flowstone_celery.errors import InvalidOption, InvalidValue, UnknownOption, did_you_mean
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 QueueOf = Callable[["AssetSpec"], str]
 
 _TEXTS = ("key", "requested_by", "correlation_id", "tenant")
-_REQUEST_OPTIONS = (*_TEXTS, "queue", "priority", "metadata", "delay")
+_REQUEST_OPTIONS = (*_TEXTS, "queue", "priority", "metadata", "delay", "deadline", "lane", "lane_width")
 _OTHER_WORDS = ("inline", "connection", "partition", "force", "with_deps")
 _LONGEST_TEXT = 255
 
@@ -46,11 +47,27 @@ class Request:
     tenant: str = ""
     correlation_id: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    lane: str | None = None
+    """Runs of one lane go one after the other, in the order of their start."""
+    lane_width: int = 1
+    """How many of the lane's runs go at a time."""
+    deadline_in: float | None = None
+    """Seconds from its start after which the run ends as failed."""
 
     @property
     def digest(self) -> str:
-        """What two requests with the same key must share."""
-        return codec.digest([list(map(list, self.targets)), self.queue, self.priority, dict(self.metadata)])
+        """What two requests with the same key must share: readable where it is short, so that a difference can be told.
+
+        The deadline is no part of it: the same moment is another number of seconds each time it is asked for.
+        """
+        parts = {
+            "slices": [list(each) for each in self.targets],
+            "queue": self.queue,
+            "priority": self.priority,
+            "metadata": dict(self.metadata),
+            "lane": self.lane,
+        }
+        return json_text({name: _brief(part) for name, part in parts.items() if part not in (None, {})}) or ""
 
     @property
     def name(self) -> str:
@@ -77,9 +94,12 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
             hint = did_you_mean(name, words) or f"Options: {', '.join(_REQUEST_OPTIONS)}, inline."
             raise UnknownOption(f"this way to start a run has no option {name!r}", hint=hint, option=name)
     given = {name: _option(name, value) for name, value in options.items() if value is not None}
-    if "delay" in given:
-        given["due_in"] = given.pop("delay")
-    return given
+    renamed = {"delay": "due_in", "deadline": "deadline_in"}
+    return {renamed.get(name, name): value for name, value in given.items()}
+
+
+def _brief(part: Any) -> Any:
+    return part if len(json_text(part) or "") <= _LONGEST_TEXT else codec.digest(part)
 
 
 def _option(name: str, value: Any) -> Any:
@@ -88,6 +108,8 @@ def _option(name: str, value: Any) -> Any:
             return plain_object(value, "metadata of a run")
         except InvalidValue as error:
             raise InvalidOption(error.message, hint=error.hint, option=name) from None
+    if name == "deadline":
+        return seconds_until(value)
     what, example, read = _RULES[name]
     try:
         return read(value)
@@ -103,6 +125,12 @@ def _text(value: Any) -> str:
     return value
 
 
+def _width(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
+        raise ValueError
+    return value
+
+
 _A_TEXT = f"text of at most {_LONGEST_TEXT} bytes"
 _RULES: dict[str, tuple[str, str, Callable[[Any], Any]]] = {
     **{
@@ -110,6 +138,8 @@ _RULES: dict[str, tuple[str, str, Callable[[Any], Any]]] = {
     },
     **{name: (_A_TEXT, f'{name}="nightly-2026-11-20"', _text) for name in _TEXTS},
     "delay": ("a number of seconds from 0 up, or a timedelta", "delay=90", seconds_of),
+    "lane": (OPTIONS["queue"].is_, 'lane="customer-17"', OPTIONS["queue"].read),
+    "lane_width": ("a whole number from 1 up", "lane_width=2", _width),
 }
 
 
@@ -143,6 +173,9 @@ def plan(catalog: Catalog, request: Request, queue_of: QueueOf, as_of: AsOf | No
         priority=request.priority or 0,
         correlation_id=request.correlation_id,
         input=_input(request, slices.as_of),
+        lane=request.lane,
+        lane_width=request.lane_width,
+        deadline_in=request.deadline_in,
     )
 
 
@@ -183,7 +216,5 @@ def _step(
         code_digest=spec.code_digest,
         due_in=request.due_in if not needs else 0.0,
         sole=spec.maker != Maker.ALLOW,
-        input=UNLESS_FRESH
-        if spec.maker == Maker.SHARE and slice_ in request.unless_fresh
-        else None,
+        input=UNLESS_FRESH if spec.maker == Maker.SHARE and slice_ in request.unless_fresh else None,
     )

@@ -44,6 +44,8 @@ class Reopened:
     round: int
     steps: int
     """How many steps are done again."""
+    queues: tuple[str, ...] = ()
+    """Where the first of them stand."""
 
 
 def retry(
@@ -90,7 +92,7 @@ def retry(
         return None
     _call(doer, row)
     emit("flowstone.run.retry", run_id=str(run_id), round=row["round"], steps=row["reopened"])
-    return Reopened(row["round"], row["reopened"])
+    return Reopened(row["round"], row["reopened"], tuple(row["opened"] or ()))
 
 
 def _reopen(tx: Tx, run_id: UUID, **values: Any) -> Row | None:

@@ -52,11 +52,12 @@ SELECT 'step ' || h.step_id || ' ended ' || count(*) || ' times in round ' || h.
 SELECT 'step ' || s.id || ' is ' || s.status || ' with attempt ' || s.attempt || ' and fence ' || s.fence || ', but its history says ' ||
        coalesce(h.last, 'nothing') || ' and ' || coalesce(h.starts, 0) || ' starts' AS finding
   FROM flowstone.steps s LEFT JOIN (
-      SELECT o.id, count(*) FILTER (WHERE e.event = 'step.running') AS claims,
-             count(*) FILTER (WHERE e.event = 'step.running' AND e.round = o.round) AS starts,
-             (array_agg(e.event ORDER BY e.id DESC) FILTER (WHERE e.round = o.round))[1] AS last
-        FROM flowstone.history e JOIN flowstone.steps o ON o.id = e.step_id GROUP BY o.id) h ON h.id = s.id
- WHERE s.attempt <> coalesce(h.starts, 0) OR s.fence <> coalesce(h.claims, 0)
+      SELECT step_id, round, count(*) FILTER (WHERE event = 'step.running') AS starts, (array_agg(event ORDER BY id DESC))[1] AS last
+        FROM flowstone.history WHERE step_id IS NOT NULL GROUP BY step_id, round) h ON h.step_id = s.id AND h.round = s.round
+  LEFT JOIN (
+      SELECT step_id, count(*) AS claims FROM flowstone.history WHERE step_id IS NOT NULL AND event = 'step.running' GROUP BY step_id) c
+    ON c.step_id = s.id
+ WHERE s.attempt <> coalesce(h.starts, 0) OR s.fence <> coalesce(c.claims, 0)
     OR (s.status IN ('running', 'succeeded', 'failed', 'skipped', 'cancelled') AND h.last IS DISTINCT FROM 'step.' || s.status)
     OR (s.status = 'ready' AND h.last IS NOT NULL AND h.last NOT IN ('step.ready', 'step.retry', 'step.released'))
     OR (s.status = 'blocked' AND h.last IS NOT NULL);

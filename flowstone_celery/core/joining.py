@@ -79,6 +79,10 @@ class Joiner:
         """For acts in a transaction of our own."""
         return acts.Doer(self._database, self._carrier(), self._settings)
 
+    def drain(self, run_id: UUID) -> None:
+        """The run is done in this process, to its end."""
+        self._drain(run_id)
+
     def prepare(self) -> None:
         """Our side of the question whose database it is has been read: what follows reads only through their connection."""
         if self._ours is None:

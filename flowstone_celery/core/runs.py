@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
+
+import orjson
 
 from flowstone_celery import faults
 from flowstone_celery.core import lanes
@@ -106,14 +108,37 @@ def _started_before(tx: Tx, run: NewRun) -> UUID:
             hint="start it again",
         )
     if row["request_digest"] != run.request_digest:
-        raise IdempotencyConflict(
-            f"key {run.idempotency_key!r} belongs to run {row['id']} of {row['name']!r} (partition {row['partition']!r}), "
-            f"but this request is for {run.name!r} (partition {run.partition!r}) or has other options",
-            hint="use another key, or ask for the same thing",
-            run_id=str(row["id"]),
-        )
+        raise _conflict(run, row)
     found: UUID = row["id"]
     return found
+
+
+def _conflict(run: NewRun, row: Row) -> IdempotencyConflict:
+    """Both are told: what the key stands for, and what was asked for under it now."""
+    before, now = _parts_of(row["request_digest"]), _parts_of(run.request_digest)
+    differ = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    told = "; ".join(f"{name} was {_said(before, name)}, now it is {_said(now, name)}" for name in differ)
+    return IdempotencyConflict(
+        f"key {run.idempotency_key!r} stands for run {row['id']} of {row['name']!r} (partition {row['partition']!r}), "
+        f"but now {run.name!r} (partition {run.partition!r}) is asked for under it{': ' if told else ''}{told}",
+        hint="use another key, or ask for the same thing",
+        run_id=str(row["id"]),
+        before={"name": row["name"], "partition": row["partition"], **before},
+        now={"name": run.name, "partition": run.partition, **now},
+    )
+
+
+def _parts_of(digest: str | None) -> dict[str, Any]:
+    """A request's parts, where its digest is readable."""
+    try:
+        found = orjson.loads(digest or "")
+    except orjson.JSONDecodeError:
+        found = None
+    return found if isinstance(found, dict) else {}
+
+
+def _said(parts: Mapping[str, Any], name: str) -> str:
+    return (json_text(parts[name]) or "null") if name in parts else "not given"
 
 
 def begin(

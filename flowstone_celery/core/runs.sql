@@ -146,13 +146,15 @@ WITH RECURSIVE seen AS (
        AND EXISTS (SELECT 1 FROM chosen)
     RETURNING r.id, r.round, r.tenant, r.lane, r.correlation_id
 ), locked AS (
-    SELECT s.id, s.queue, s.priority, m.round, m.lane FROM moved m JOIN flowstone.steps s ON s.run_id = m.id
-     WHERE s.id IN (SELECT id FROM chosen) ORDER BY s.id FOR NO KEY UPDATE OF s
-), plan AS (
-    SELECT l.*, (SELECT count(*) FROM flowstone.step_edges e WHERE e.child = l.id AND e.parent IN (SELECT id FROM chosen)) AS remaining,
+    -- One by one in their order, and IS TRUE below: the planner knows nothing of how many are chosen, and would take loops over all of
+    -- them for each.
+    SELECT s.id, s.queue, s.priority, m.round, m.lane FROM moved m CROSS JOIN (SELECT id FROM chosen ORDER BY id) c CROSS JOIN LATERAL (
+        SELECT s.id, s.queue, s.priority FROM flowstone.steps s WHERE s.id = c.id FOR NO KEY UPDATE) s
+), plan AS MATERIALIZED (
+    SELECT l.*, (SELECT count(*) FROM flowstone.step_edges e WHERE e.child = l.id AND (e.parent IN (SELECT id FROM chosen)) IS TRUE) AS remaining,
            row_number() OVER (PARTITION BY l.queue, l.priority ORDER BY l.id) AS nth
       FROM locked l
-), turns AS (
+), turns AS MATERIALIZED (
     SELECT q.queue, q.priority,
            -- use: present_turn
            AS first

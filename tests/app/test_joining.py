@@ -12,7 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from sqlalchemy.orm import Session
 
 from flowstone_celery import FlowStone
-from flowstone_celery.errors import CannotJoin, InvalidOption, NotCommitted, RunFailed, RunNotFound
+from flowstone_celery.errors import (
+    CannotJoin,
+    InvalidOption,
+    NotCommitted,
+    RunFailed,
+    RunNotFound,
+    WrongState,
+)
 from flowstone_celery.testing.kit import TestKit
 
 
@@ -143,12 +150,12 @@ def test_acts_on_a_run_follow_their_commit(
         assert run.cancel(connection=session, reason="no stock")
         session.commit()
         assert run.state == "cancelled"
-        assert run.retry(connection=session) is None
+        assert run.retry(connection=session) is run
         session.commit()
     assert (run.state, run.row["round"]) == ("pending", 2)
     fs_test.assert_audit("run.resume", run, actor="ann")
-    with Session(engine) as session, pytest.raises(InvalidOption, match="deadline_in"):
-        run.retry(deadline_in=-1, connection=session)
+    with Session(engine) as session, pytest.raises(InvalidOption, match="deadline"):
+        run.retry(deadline=-1, connection=session)
 
 
 def test_acts_of_a_handle_without_a_connection(fs: FlowStone, fs_test: TestKit) -> None:
@@ -170,11 +177,12 @@ def test_acts_of_a_handle_without_a_connection(fs: FlowStone, fs_test: TestKit) 
         run.get(1)
     fails.clear()
     fails.append(False)
-    assert run.retry() == 2
-    assert run.retry() is None
+    assert run.retry(drain=False).round == 2
+    with pytest.raises(WrongState, match="pending"):
+        run.retry()
     fs_test.drain()
     assert run.get(1) == 1
-    assert run.retry(begin_at="test.shaky") == 3
+    assert run.retry(begin_at="test.shaky", drain=False).round == 3
     assert run.cancel()
 
 
@@ -246,7 +254,7 @@ def test_without_a_connection_the_async_verbs_do_it_at_once(fs: FlowStone, shop:
     async def work() -> None:
         run = await fs.aio.run(shop)
         assert run.state == "succeeded"
-        assert await fs.aio.retry(run, everything=True) == 2
+        assert (await fs.aio.retry(run, force=True, drain=False)).round == 2
         assert await fs.aio.pause(run)
         assert await fs.aio.resume(run)
         assert await fs.aio.cancel(run)

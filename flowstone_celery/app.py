@@ -15,9 +15,10 @@ from flowstone_celery.assets.aio import Aio
 from flowstone_celery.assets.asset import AssetSpec, declare
 from flowstone_celery.assets.catalog import Catalog
 from flowstone_celery.assets.declared import Asset, as_namespace, namespaced, settle_in, unwrapped
+from flowstone_celery.assets.judging import Judging
 from flowstone_celery.assets.resource import ResourceSpec, declare_resource
 from flowstone_celery.assets.resources import Resources
-from flowstone_celery.assets.slices import Slice, Slices, not_ready, slice_of
+from flowstone_celery.assets.slices import Slice, Slices, as_slice, not_ready, slice_of
 from flowstone_celery.errors import InvalidOption, did_you_mean
 from flowstone_celery.parts import Parts
 
@@ -45,7 +46,7 @@ T = TypeVar("T")
 Named: TypeAlias = "str | Asset[..., Any]"
 
 
-class FlowStone:
+class FlowStone(Judging):
     """Durable assets on a Celery app."""
 
     def __init__(
@@ -177,34 +178,34 @@ class FlowStone:
         partition: PartitionKey = None,
         force: bool = False,
         with_deps: bool = True,
+        accept_stale: bool = False,
         **options: Any,
     ) -> Run:
-        """Make an asset's value for a partition, and first whatever it needs and is missing.
+        """Make an asset's value for a partition, and first whatever it needs and is missing or stale.
 
-        With a value already there and no `force`, nothing is made: the answer is a handle on the run that made it (FS-20), and its
-        `get` answers that value.
+        With a fresh value there and no `force`, nothing is made: the answer is a handle on the run that made it (FS-20).
 
         Args:
             asset: the asset or its name.
             partition: the key of the slice; None for an asset without partitions.
-            force: make the target again (its dependencies only if they are missing).
-            with_deps: False refuses to make missing dependencies.
+            force: make the target again (its dependencies only if they are missing or stale).
+            with_deps: False makes the target alone: missing dependencies are refused, stale ones used as they are.
+            accept_stale: a value that is there will do though it is stale.
             **options: those of `materialize`.
 
         Raises:
             DependencyNotReady: `with_deps` is False and a dependency is missing.
         """
-        from flowstone_celery.assets.handle import Run
         from flowstone_celery.assets.plan import checked
 
         checked({name: value for name, value in options.items() if name not in ("inline", "connection")})
         target = self.slice(asset, partition)
-        present = {} if force else self.parts.reader.standing([target])
-        if target in present:
-            return Run(present[target], self.database, self.parts.reader.of_run, made=target)
+        asked = self.ask(target, force=force, accept_stale=accept_stale)
+        if asked.made_by is not None:
+            return self.handle(asked.made_by, made=target)
         if not with_deps:
             return self.materialize(asset, partition=partition, **options)
-        return self.begin([target], only=self.missing([target]), **options)
+        return self.begin([target], only=asked.to_make, unless_fresh=asked.unless_fresh, **options)
 
     def materialize(self, asset: Named, *, partition: PartitionKey = None, **options: Any) -> Run:
         """Make this asset alone; its dependencies must have values (FS-16).
@@ -214,7 +215,9 @@ class FlowStone:
             partition: the key of the slice.
             **options: `key` (idempotency), `queue`, `priority`, `delay` (seconds before it is due), `metadata` (plain JSON, for
                 `ctx.metadata`), `requested_by`, `correlation_id`, `inline` (do it in this process and return when it has ended), `connection` (a SQLAlchemy Connection or Session: the run
-                starts if, and only if, its transaction commits; what is missing is decided by what is committed now).
+                starts if, and only if, its transaction commits; what is missing is decided by what is committed now),
+                `deadline` (seconds, timedelta or aware moment: what has not ended by then ends as failed), `lane` (runs of one lane go
+                one after the other, in the order of their start; `lane_width` at a time).
 
         Raises:
             DependencyNotReady: a dependency has no value for the partition.
@@ -239,6 +242,7 @@ class FlowStone:
         partition: str = "",
         *,
         only: Iterable[Slice | str] | None,
+        unless_fresh: Collection[Slice] = (),
         inline: bool = False,
         drain: bool = True,
         connection: Any = None,
@@ -255,12 +259,10 @@ class FlowStone:
 
         here = inline or self.mode == "inline"
         wanted, narrowed = (
-            None
-            if each is None
-            else [one if isinstance(one, Slice) else Slice(one, partition) for one in each]
-            for each in (targets, only)
+            None if each is None else [as_slice(one, partition) for one in each] for each in (targets, only)
         )
-        request = Request(wanted or (), None if narrowed is None else frozenset(narrowed), **checked(options))
+        only_these = None if narrowed is None else frozenset(narrowed)
+        request = Request(wanted or (), only_these, unless_fresh=unless_fresh, **checked(options))
         if here:
             request = replace(request, queue=None)  # inline work has a queue of its own
         new = plan(
@@ -289,10 +291,6 @@ class FlowStone:
         """What slices need, as of now."""
         return Slices(self.catalog, self.partitions.now())
 
-    def missing(self, targets: Collection[Slice]) -> set[Slice]:
-        """These slices and, on every way up from them, whatever has no value: what `run` makes."""
-        return self.slices().missing(targets, self.parts.reader.standing)
-
     @cached_property
     def partitions(self) -> Partitions:
         """Which partitions the assets have, and the keys of dynamic definitions."""
@@ -300,12 +298,12 @@ class FlowStone:
 
         return Partitions(self.catalog, lambda: self.database)
 
-    def handle(self, run_id: UUID | str, begun: Begun | None = None) -> Run:
+    def handle(self, run_id: UUID | str, begun: Begun | None = None, **known: Any) -> Run:
         """A handle on a run, from its id alone."""
         from flowstone_celery.assets.handle import Run
 
         joiner = lambda: self.parts.joiner  # noqa: E731 - opened when an act needs it
-        return Run(run_id, self.database, self.parts.reader.of_run, begun=begun, joiner=joiner)
+        return Run(run_id, self.database, self.parts.reader.of_run, begun=begun, joiner=joiner, **known)
 
     def resume(self, run_id: UUID | str) -> Run:
         """Go on, in this process, with a run that was begun inline and whose process went away."""

@@ -35,9 +35,14 @@ def code_of(spec: AssetSpec) -> str:
     )
 
 
+def code_named(version: str | None) -> str | None:
+    """The code's half for a declared version, where one was declared."""
+    return None if version is None else f"{_VERSION}{version}"
+
+
 def digest_of(consumed: Iterable[Consumed]) -> str:
     """The inputs' half."""
-    return hashlib.sha256(orjson.dumps(sorted(consumed))).hexdigest()
+    return hashlib.sha256(orjson.dumps(sorted(set(consumed)))).hexdigest()
 
 
 def halves(text: str) -> tuple[str, str]:

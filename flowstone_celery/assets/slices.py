@@ -271,6 +271,11 @@ def _earlier_first(asset: str, slices: Mapping[str, tuple[Need, ...] | None]) ->
     return ordered
 
 
+def as_slice(named: Slice | str, partition: str) -> Slice:
+    """The slice itself, or that of a qualified name with a partition's text."""
+    return named if isinstance(named, Slice) else Slice(named, partition)
+
+
 def slice_of(spec: AssetSpec, given: PartitionKey) -> Slice:
     """The slice of an asset for a partition, which may be written as text where the asset declares its partitions.
 

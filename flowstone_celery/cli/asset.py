@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flowstone_celery.app import FlowStone
     from flowstone_celery.assets.asset import AssetSpec
     from flowstone_celery.assets.handle import Run
+    from flowstone_celery.assets.judging import Asked
     from flowstone_celery.assets.partition import PartitionKey
     from flowstone_celery.assets.reader import AssetStatus
 
@@ -218,7 +219,7 @@ def _pretty(value: Any) -> str:
 @partition_option
 @click.option("--all", "everything", is_flag=True, help="Make it and everything it stands on anew.")
 @click.option("--only", is_flag=True, help="Make it alone; what it needs must be there.")
-@click.option("--force", is_flag=True, help="Make it anew though it has a value.")
+@click.option("--force", is_flag=True, help="Make it anew though its value is fresh.")
 @click.option("--queue", help="Send all steps to this queue.")
 @click.option("--priority", type=int, help="Larger runs sooner.")
 @click.option("--key", help="Idempotency key: the same key starts one run only.")
@@ -241,7 +242,7 @@ def make(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Make an asset, and first whatever it needs and is missing; nothing is made that is there already."""
+    """Make an asset, and first whatever it needs and is missing or stale; nothing is made that is fresh."""
     from flowstone_celery.cli import waiting
 
     fs = desk().house
@@ -249,10 +250,11 @@ def make(
     _check_options(
         everything=everything, only=only, here=here, wait=wait, timeout=timeout, queue=options["queue"]
     )
-    if not (everything or only or force) and fs.exists(name, partition=partition):
+    asked = None if everything or only else fs.ask(fs.slice(name, partition), force=force)
+    if asked is not None and not asked.to_make:
         _tell_present(fs, name, partition, as_json=as_json)
         return
-    run = _begin(fs, name, partition, everything=everything, only=only, inline=here, **options)
+    run = _begin(fs, name, partition, asked, everything=everything, inline=here, **options)
     if not wait:
         waiting.tell_begun(run, as_json=as_json)
     elif here:
@@ -279,7 +281,7 @@ def _tell_present(fs: FlowStone, name: str, partition: PartitionKey, *, as_json:
         return
     subject = slice_of(found.asset, found.partition)
     click.echo(
-        f"{subject} has a value already (version {found.version}, {when(found.materialized_at)}). --force makes it anew."
+        f"{subject} has a fresh value already (version {found.version}, {when(found.materialized_at)}). --force makes it anew."
     )
 
 
@@ -287,16 +289,15 @@ def _begin(
     fs: FlowStone,
     name: str,
     partition: PartitionKey,
+    asked: Asked | None,
     *,
     everything: bool,
-    only: bool,
     **options: Any,
 ) -> Run:
     """The run is begun and, if it is to be done in this process, not worked yet."""
     given = {**options, "drain": False, "requested_by": desk().actor}
     if everything:
         return fs.materialize_all(name, partition=partition, **given)
-    if only:
+    if asked is None:
         return fs.materialize(name, partition=partition, **given)
-    target = fs.slice(name, partition)
-    return fs.begin([target], only=fs.missing([target]), **given)
+    return fs.begin([asked.standing.slice], only=asked.to_make, unless_fresh=asked.unless_fresh, **given)

@@ -136,14 +136,15 @@ def test_force_makes_the_target_again_and_nothing_else(fs: FlowStone, calls: lis
     assert [step["name"] for step in forced.steps()] == ["test.report"]
 
 
-def test_a_missing_value_far_up_is_no_reason_while_the_nearer_one_is_there(
+def test_a_missing_value_far_up_is_made_first_and_spares_what_it_leaves_as_it_was(
     fs: FlowStone, calls: list[str]
 ) -> None:
     fs.run("revenue")
     sql(fs.database, "DELETE FROM flowstone.asset_current WHERE asset = 'test.orders'")
+    calls.clear()
     run = fs.run("report")
-    assert [step["name"] for step in run.steps()] == ["test.report"]
-    assert not fs.exists("orders")
+    assert [step["name"] for step in run.steps()] == ["test.orders", "test.revenue", "test.report"]
+    assert calls == ["orders", "report"]
 
 
 def test_without_dependencies_run_is_materialize(fs: FlowStone, calls: list[str]) -> None:
@@ -324,9 +325,9 @@ def test_a_key_answers_the_same_run_for_the_same_request_only(fs: FlowStone, cal
     again = fs.run("orders", key="nightly", force=True)
     assert again == first
     assert calls == ["orders"]
-    with pytest.raises(IdempotencyConflict, match="belongs to run"):
+    with pytest.raises(IdempotencyConflict, match="stands for run"):
         fs.run("prices", key="nightly", force=True)
-    with pytest.raises(IdempotencyConflict, match="belongs to run"):
+    with pytest.raises(IdempotencyConflict, match="stands for run"):
         fs.run("orders", key="nightly", force=True, metadata={"other": True})
 
 

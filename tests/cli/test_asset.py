@@ -62,7 +62,7 @@ def test_run_makes_nothing_that_is_there_unless_forced(cli: Cli) -> None:
     cli("asset", "run", "revenue", "--inline")
     again = cli("asset", "run", "revenue", "--inline")
     assert again.exit_code == 0
-    assert "has a value already" in again.stdout
+    assert "has a fresh value already" in again.stdout
     forced = cli("asset", "run", "revenue", "--inline", "--force")
     assert "shop.revenue succeeded" in forced.stdout
     assert "shop.orders" not in forced.stdout

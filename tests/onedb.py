@@ -28,6 +28,7 @@ _TABLES = [
     "runs",
     "workers",
     "nodes",
+    "partition_keys",
 ]
 
 

@@ -20,6 +20,7 @@ _VERBS: Final[dict[str, str]] = {
     "down": f"{_ROOM}.servers:down",
     "doctor": f"{_ROOM}.doctor:doctor",
     "asset": f"{_ROOM}.asset:asset",
+    "partition": f"{_ROOM}.partition:partition",
     "run": f"{_ROOM}.run:run",
     "db": f"{_ROOM}.db:db",
     "config": f"{_ROOM}.config:config",

@@ -66,6 +66,14 @@ def mark(status: str, word: str | None = None) -> Text:
     return Text(f"{shape if _has_shapes() else plain} {text}", style=color)
 
 
+def shape(status: str) -> Text:
+    """The status as its shape alone, in its color."""
+    from rich.text import Text
+
+    pretty, plain, color = _SHAPES.get(status, ("?", "?", ""))
+    return Text(pretty if _has_shapes() else plain, style=color)
+
+
 def _has_shapes() -> bool:
     file = getattr(
         sys.stdout, "rich_proxied_file", sys.stdout

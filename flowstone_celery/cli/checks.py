@@ -140,7 +140,7 @@ def _settings(patient: Patient) -> Iterator[Finding]:
 def _database(desk: Desk, patient: Patient) -> Iterator[Finding]:
     """The database is reachable, new enough and of this code's schema; only then the patient has one."""
     from flowstone_celery.db import migrate
-    from flowstone_celery.db.database import masked
+    from flowstone_celery.db.address import masked
 
     try:
         database = patient.fs.database if patient.fs else desk.open_database(patient.settings)

@@ -13,7 +13,7 @@ claimed AS (
     RETURNING s.*
 ), begun AS (
     UPDATE flowstone.runs r SET status = 'running', started_at = flowstone.now()
-      FROM claimed c WHERE r.id = c.run_id AND r.status = 'pending'
+     WHERE r.id = (SELECT c.run_id FROM claimed c) AND r.status = 'pending'
     RETURNING r.id, r.round
 ), logged AS (
     INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id)
@@ -121,8 +121,10 @@ WITH moved AS (
      -- use: held
     RETURNING id, run_id, round, attempt, fence, name, partition, sole, queue, priority, turn
 ), waiting AS (
-    SELECT s.id FROM moved m JOIN flowstone.step_edges e ON e.parent = m.id JOIN flowstone.steps s ON s.id = e.child
-     WHERE s.status = 'blocked' ORDER BY s.id FOR NO KEY UPDATE OF s
+    -- By an array of ids: a join in the order of ids would read the edges of all runs for it.
+    SELECT s.id FROM flowstone.steps s
+     WHERE s.id = ANY (ARRAY(SELECT e.child FROM moved m JOIN flowstone.step_edges e ON e.parent = m.id)) AND s.status = 'blocked'
+     ORDER BY s.id FOR NO KEY UPDATE OF s
 ),
 -- use: next_in_turn
 , opened AS (

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import re
 import select
 import threading
 import time
@@ -20,14 +19,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 from psycopg.rows import dict_row
 from sqlalchemy import create_engine
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from flowstone_celery import faults
 from flowstone_celery.db import schema as schema_page
+from flowstone_celery.db.address import checked_schema, checked_url, masked
 from flowstone_celery.db.statements import Statement
-from flowstone_celery.errors import CommitUnknown, ConfigError, DatabaseUnavailable, SchemaMismatch
+from flowstone_celery.db.wire import Wire
+from flowstone_celery.errors import CommitUnknown, DatabaseUnavailable, SchemaMismatch
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -58,14 +58,20 @@ _NO_SCHEMA = (
 class Tx:
     """One open transaction: runs named statements and remembers what to do after the commit."""
 
-    def __init__(self, connection: psycopg.Connection[Any], schema: str) -> None:
-        """Wrap a psycopg connection that is inside a transaction or about to begin one."""
+    def __init__(self, connection: psycopg.Connection[Any], schema: str, wire: Wire | None = None) -> None:
+        """Wrap a psycopg connection that is inside a transaction or about to begin one.
+
+        `wire`: where statements may be prepared for the connection's life; without it they go through a cursor of psycopg.
+        """
         self._connection = connection
         self._schema = schema
+        self._wire = wire
         self._after: list[Callable[[], None]] = []
 
     def rows(self, statement: Statement, **values: object) -> list[Row]:
         """Run the statement and return its rows."""
+        if self._wire is not None:
+            return self._wire.rows(statement.sql(self._schema), values)
         cursor = self._connection.cursor(row_factory=dict_row)
         cursor.execute(statement.sql(self._schema), values)
         # `description` would build an object for each column only to be asked whether there are any.
@@ -78,6 +84,8 @@ class Tx:
 
     def run(self, statement: Statement, **values: object) -> int:
         """Run the statement and return how many rows it touched."""
+        if self._wire is not None:
+            return self._wire.count(statement.sql(self._schema), values)
         return self._connection.execute(statement.sql(self._schema), values).rowcount
 
     def after_commit(self, call: Callable[[], None]) -> None:
@@ -120,8 +128,8 @@ class Database:
         Raises:
             ConfigError: the URL cannot be read or names another database product.
         """
-        self.url = _checked(url)
-        self.schema = _checked_schema(schema)
+        self.url = checked_url(url)
+        self.schema = checked_schema(schema)
         self._pool_size = pool_size
         self._pooler = pooler
         self._application = application
@@ -180,19 +188,38 @@ class Database:
             DatabaseUnavailable: nothing answers at the URL, or the connection broke in the block.
             SchemaMismatch: the tables are missing, older or newer than this code can use.
         """
-        if self._checked_by != os.getpid():
-            self.check_schema()
-        with self._checked_out(autocommit=autocommit) as connection:
+        with self._ready() as (connection, _), _committing(connection, by_itself=autocommit):
             yield connection
 
     @contextmanager
-    def _checked_out(self, *, autocommit: bool) -> Iterator[psycopg.Connection[Any]]:
+    def _by_itself(self) -> Iterator[Tx]:
+        """A connection on which each statement commits by itself."""
+        with self._ready() as (connection, wire):
+            if wire is not None:
+                yield Tx(connection, self.schema, wire)
+                return
+            with _committing(connection, by_itself=True):
+                yield Tx(connection, self.schema)
+
+    @contextmanager
+    def _ready(self) -> Iterator[tuple[psycopg.Connection[Any], Wire | None]]:
+        """As `_checked_out`, of a database whose tables fit."""
+        if self._checked_by != os.getpid():
+            self.check_schema()
+        with self._checked_out() as found:
+            yield found
+
+    @contextmanager
+    def _checked_out(self) -> Iterator[tuple[psycopg.Connection[Any], Wire | None]]:
+        """A connection of the pool, with its wire where statements may be prepared."""
         fairy = self._fresh()
         connection: psycopg.Connection[Any] = fairy.driver_connection  # type: ignore[assignment] # psycopg's, by the URL
+        wire: Wire | None = fairy.info.get("wire")
+        if wire is None and self._pooler == "session":
+            wire = fairy.info["wire"] = Wire(connection)
         try:
-            connection.autocommit = autocommit
             _current.connection = connection
-            yield connection
+            yield connection, wire
         except _NO_SCHEMA as error:
             raise self._no_schema(error) from error
         except _TRY_AGAIN:
@@ -225,16 +252,18 @@ class Database:
             CommitUnknown: the connection broke during the commit itself; read the rows to know.
             DatabaseUnavailable, SchemaMismatch: as for `connection`.
         """
-        with self.connection() as connection:
-            tx = Tx(connection, self.schema)
+        with self._ready() as (connection, wire):
+            tx = Tx(connection, self.schema, wire)
             try:
+                if wire is not None:
+                    wire.begin()
                 yield tx
             except BaseException:
                 if not connection.closed:
                     connection.rollback()
                 raise
             try:
-                connection.commit()
+                (wire or connection).commit()
             except _GONE as error:
                 raise CommitUnknown(
                     f"the connection broke during a commit: {_line(error)}",
@@ -248,7 +277,7 @@ class Database:
             try:
                 with self.transaction() as tx:
                     return work(tx)
-            except (*_TRY_AGAIN, psycopg.errors.UniqueViolation) as error:
+            except (*_TRY_AGAIN, *_MAYBE_AGAIN) as error:
                 if nth == tries or not _is_passing(error):
                     raise
                 time.sleep(random.uniform(0.002, 0.01) * nth)
@@ -256,8 +285,7 @@ class Database:
 
     def by_statement(self, work: Callable[[Tx], T]) -> T:
         """Run the work on one connection on which each statement commits by itself; again if a rival was faster."""
-        with self.connection(autocommit=True) as connection:
-            tx = Tx(connection, self.schema)
+        with self._by_itself() as tx:
             try:
                 return work(tx)
             except psycopg.errors.UniqueViolation as error:
@@ -267,8 +295,8 @@ class Database:
 
     def once(self, statement: Statement, **values: object) -> list[Row]:
         """Run one statement that commits by itself, and return its rows."""
-        with self.connection(autocommit=True) as connection:
-            return Tx(connection, self.schema).rows(statement, **values)
+        with self._by_itself() as tx:
+            return tx.rows(statement, **values)
 
     def first(self, statement: Statement, **values: object) -> Row | None:
         """Run one statement that commits by itself, and return its first row, or None: then it did not happen."""
@@ -282,7 +310,7 @@ class Database:
             SchemaMismatch: they are missing, older or newer.
             DatabaseUnavailable: nothing answers at the URL.
         """
-        with self._checked_out(autocommit=True) as connection:
+        with self._checked_out() as (connection, _), _committing(connection, by_itself=True):
             found = connection.execute(_VERSION.sql(self.schema)).fetchone()
         refuse_mismatch(found, schema=self.schema)
         self._checked_by = os.getpid()
@@ -322,6 +350,17 @@ def refuse_mismatch(found: tuple[int, int] | None, *, schema: str) -> None:
         )
 
 
+@contextmanager
+def _committing(connection: psycopg.Connection[Any], *, by_itself: bool) -> Iterator[None]:
+    """Meanwhile each statement commits by itself, or none does; the pool's connections begin transactions again."""
+    connection.autocommit = by_itself
+    try:
+        yield
+    finally:
+        if by_itself and not connection.closed:
+            connection.autocommit = False
+
+
 _RIVALS = frozenset({"steps_makers"})
 """Unique indexes that refuse the slower of two who reach for the same at once: a second look shows who has it."""
 
@@ -329,6 +368,9 @@ _RIVALS = frozenset({"steps_makers"})
 def _is_passing(error: psycopg.Error) -> bool:
     """Whether the same work may well succeed a moment later."""
     return not isinstance(error, psycopg.errors.UniqueViolation) or error.diag.constraint_name in _RIVALS
+
+
+_MAYBE_AGAIN = (psycopg.errors.UniqueViolation, psycopg.errors.FeatureNotSupported)
 
 
 class _Current(threading.local):
@@ -355,36 +397,6 @@ def _hung_up(connection: psycopg.Connection[Any]) -> bool:
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _checked(url: str) -> str:
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise ConfigError(
-            f"the database URL {url!r} cannot be read",
-            hint="it looks like postgresql+psycopg://user:password@host:5432/name",
-        ) from error
-    if parsed.get_backend_name() != "postgresql":
-        raise ConfigError(
-            f"the database URL names {parsed.get_backend_name()!r}, but FlowStone keeps its truth in PostgreSQL 15 or newer",
-            hint="use postgresql+psycopg://user:password@host:5432/name",
-        )
-    return parsed.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-
-
-def _checked_schema(name: str) -> str:
-    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", name):
-        raise ConfigError(
-            f"{name!r} cannot be the name of the schema",
-            hint="use small letters, digits and _, as in FLOWSTONE_DB_SCHEMA=flowstone",
-        )
-    return name
-
-
-def masked(url: str) -> str:
-    """The URL without its password."""
-    return make_url(url).render_as_string(hide_password=True)
 
 
 def _line(error: Exception) -> str:

@@ -107,7 +107,7 @@ def _locked(database: Database) -> Iterator[Connection]:
 def _connected(database: Database) -> Iterator[Connection]:
     from sqlalchemy.exc import OperationalError
 
-    from flowstone_celery.db.database import masked
+    from flowstone_celery.db.address import masked
 
     try:
         connection = database.engine.connect()

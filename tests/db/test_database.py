@@ -14,7 +14,9 @@ from corelab import QUEUE, Lab, in_threads, sql, step
 from flowstone_celery import faults
 from flowstone_celery.core import runs
 from flowstone_celery.core.model import Claim, Done
-from flowstone_celery.db.database import Database, Tx, masked
+from flowstone_celery.db.address import masked
+from flowstone_celery.db.database import Database, Tx, cut_connection
+from flowstone_celery.db.wire import Wire
 from flowstone_celery.errors import CommitUnknown, DatabaseUnavailable
 
 BACKEND = sql("SELECT pg_backend_pid() AS pid")
@@ -224,16 +226,16 @@ def test_a_commit_whose_answer_is_lost_is_found_in_the_rows(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server has committed; its answer never arrives."""
-    commit, losses = psycopg.Connection.commit, iter([True])
+    commit, losses = Wire.commit, iter([True])
     armed = threading.Event()
 
-    def lossy(connection: psycopg.Connection[Any]) -> None:
-        commit(connection)
+    def lossy(wire: Wire) -> None:
+        commit(wire)
         if armed.is_set() and next(losses, False):
-            connection.close()
+            cut_connection()
             raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(psycopg.Connection, "commit", lossy)
+    monkeypatch.setattr(Wire, "commit", lossy)
     monkeypatch.setattr(
         faults, "_watch", lambda name: armed.set() if name == "settle.before_commit" else None
     )
@@ -246,16 +248,16 @@ def test_a_commit_whose_answer_is_lost_is_found_in_the_rows(
 def test_wake_ups_promised_in_a_commit_whose_answer_is_lost_are_sent_all_the_same(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit, armed = psycopg.Connection.commit, threading.Event()
+    commit, armed = Wire.commit, threading.Event()
 
-    def lossy(connection: psycopg.Connection[Any]) -> None:
-        commit(connection)
+    def lossy(wire: Wire) -> None:
+        commit(wire)
         if armed.is_set():
             armed.clear()
-            connection.close()
+            cut_connection()
             raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(psycopg.Connection, "commit", lossy)
+    monkeypatch.setattr(Wire, "commit", lossy)
     monkeypatch.setattr(
         faults, "_watch", lambda name: armed.set() if name == "settle.before_commit" else None
     )

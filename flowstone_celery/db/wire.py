@@ -1,0 +1,188 @@
+"""Named statements straight through libpq: prepared once for each connection, sent and read without a cursor between.
+
+A step costs a handful of statements, and psycopg's cursor spends more on each than the statement itself takes on the wire. What
+crosses here are the plain types of named statements; psycopg still keeps the connection, waits, loads and raises.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import psycopg
+from psycopg import generators, pq
+from psycopg.adapt import Transformer
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGconn, PGresult
+
+_PARAMETER = re.compile(r"%\((\w+)\)s|%%")
+_QUOTED = re.compile(r'[{}",\\\s]')
+_TEXT, _BINARY = pq.Format.TEXT, pq.Format.BINARY
+_IDLE = pq.TransactionStatus.IDLE
+_FINE = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
+
+_BOOL, _BYTEA, _INT8, _FLOAT8, _TIMESTAMPTZ, _UUID, _UNKNOWN = 16, 17, 20, 701, 1184, 2950, 0
+
+
+@lru_cache(maxsize=2_000)
+def numbered(text: str) -> tuple[bytes, tuple[str, ...]]:
+    """The text with $1, $2, … for its named parameters, and their names in that order."""
+    names: dict[str, int] = {}
+
+    def number(found: re.Match[str]) -> str:
+        return "%" if found[1] is None else f"${names.setdefault(found[1], len(names) + 1)}"
+
+    return _PARAMETER.sub(number, text).encode(), tuple(names)
+
+
+class Wire:
+    """The prepared statements of one connection."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        """Prepare nothing yet."""
+        self._connection = connection
+        self._pg: PGconn = connection.pgconn
+        self._transformer = Transformer(connection)
+        self._names: dict[tuple[str, tuple[int, ...]], bytes] = {}
+        self._prepared = 0
+
+    def rows(self, text: str, values: Mapping[str, object]) -> list[dict[str, Any]]:
+        """Run the statement and return its rows.
+
+        Raises:
+            psycopg.Error: as for psycopg's own `execute`.
+        """
+        result = self._run(text, values)
+        if not result.nfields:
+            return []
+        self._transformer.set_pgresult(result)
+        return self._transformer.load_rows(0, result.ntuples, _maker(_columns(result)))
+
+    def count(self, text: str, values: Mapping[str, object]) -> int:
+        """Run the statement and return how many rows it touched."""
+        return self._run(text, values).command_tuples or 0
+
+    def begin(self) -> None:
+        """A transaction is open."""
+        self._simple(b"BEGIN")
+
+    def commit(self) -> None:
+        """The transaction is committed.
+
+        Raises:
+            psycopg.Error: it is not, or the connection broke and nobody knows.
+        """
+        result = self._simple(b"COMMIT")
+        if result.command_status != b"COMMIT":
+            raise psycopg.errors.InFailedSqlTransaction("the transaction had failed, so it was rolled back")
+
+    def _simple(self, command: bytes) -> PGresult:
+        self._pg.send_query(command)
+        return self._answer()
+
+    def _run(self, text: str, values: Mapping[str, object]) -> PGresult:
+        query, names = numbered(text)
+        parameters, types, formats = _dumped(values[name] for name in names)
+        try:
+            name = self._names.get((text, types)) or self._prepare(text, query, types)
+            self._pg.send_query_prepared(name, parameters, formats)
+            return self._answer()
+        except psycopg.errors.FeatureNotSupported:
+            # A migration changed a table under a prepared statement. In a transaction its work is tried again from the start.
+            self.forget()
+            if self._pg.transaction_status != _IDLE:
+                raise
+            return self._run(text, values)
+
+    def forget(self) -> None:
+        """All statements are prepared anew."""
+        self._names = {}
+
+    def _prepare(self, text: str, query: bytes, types: tuple[int, ...]) -> bytes:
+        # A number that was never used: a statement that was forgotten still has its name on the server.
+        self._prepared += 1
+        name = b"flowstone_%d" % self._prepared
+        self._pg.send_prepare(name, query, types)
+        self._answer()
+        self._names[text, types] = name
+        return name
+
+    def _answer(self) -> PGresult:
+        result: PGresult = self._connection.wait(generators.execute(self._pg))[-1]
+        if result.status not in _FINE:
+            raise psycopg.errors.error_from_result(result)
+        return result
+
+
+def _columns(result: PGresult) -> tuple[bytes, ...]:
+    return tuple(result.fname(number) or b"" for number in range(result.nfields))
+
+
+@lru_cache(maxsize=2_000)
+def _maker(columns: tuple[bytes, ...]) -> Callable[[Iterable[Any]], dict[str, Any]]:
+    names = tuple(name.decode() for name in columns)
+    return lambda row: dict(zip(names, row, strict=True))
+
+
+# --- parameters -----------------------------------------------------------------------------------------------------------------
+
+
+def _dumped(
+    values: Iterable[object],
+) -> tuple[list[bytes | None], tuple[int, ...], list[pq.Format]]:
+    dumped = [_dump(value) for value in values]
+    return (
+        [each[0] for each in dumped],
+        tuple(each[1] for each in dumped),
+        [_BINARY if each[1] == _BYTEA else _TEXT for each in dumped],
+    )
+
+
+def _dump(value: object) -> tuple[bytes | None, int]:
+    """The value as bytes and its type, unknown for what the statement itself tells."""
+    if value is None:
+        return None, _UNKNOWN
+    if isinstance(value, str):
+        return _text(value), _UNKNOWN
+    if isinstance(value, bool):
+        return b"t" if value else b"f", _BOOL
+    if isinstance(value, int):
+        return b"%d" % value, _INT8
+    if isinstance(value, float):
+        return repr(float(value)).encode(), _FLOAT8
+    if isinstance(value, bytes):
+        return value, _BYTEA
+    if isinstance(value, UUID):
+        return str(value).encode(), _UUID
+    if isinstance(value, datetime):
+        return value.isoformat().encode(), _TIMESTAMPTZ
+    if isinstance(value, list | tuple):
+        return _array(value), _UNKNOWN
+    raise psycopg.ProgrammingError(f"a named statement takes no {type(value).__name__}")
+
+
+def _text(value: str) -> bytes:
+    if "\x00" in value:
+        raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+    return value.encode()
+
+
+def _array(members: Iterable[object]) -> bytes:
+    return b"{" + b",".join(_member(each) for each in members) + b"}"
+
+
+def _member(value: object) -> bytes:
+    if value is None:
+        return b"NULL"
+    dumped, kind = _dump(value)
+    assert dumped is not None
+    if kind == _BYTEA:
+        raise psycopg.ProgrammingError("a named statement takes no list of bytes")
+    if not isinstance(value, str) or (value and not _QUOTED.search(value) and value.upper() != "NULL"):
+        return dumped
+    return b'"' + dumped.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'

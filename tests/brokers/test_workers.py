@@ -132,3 +132,25 @@ def test_a_message_of_a_newer_protocol_is_refused_and_its_row_says_so(house: Hou
     until(lambda: "older version" in str(run.steps()[0]["note"]), what="the note")
     assert house.notes("quick") == []
     run.cancel()
+
+
+def test_a_worker_that_the_database_has_outgrown_refuses_steps_and_runs_the_users_own_tasks(
+    house: House, rabbit: Rabbit
+) -> None:
+    worker = house.start()
+    house.rows("UPDATE flowstone.schema_version SET version = 1000, oldest_code = 1000 RETURNING id")
+    until(lambda: worker.said("takes no steps any more"), 10, "the keeper to notice")
+    run = house.fs.run("quick", partition="late")
+    (step,) = run.steps()
+    hint = WakeUp(step["id"], run.uuid, step["name"], "late", "shop.quick", house.prefix)
+    carrier = CeleryCarrier(house.fs.app, house.settings)
+    carrier.send([hint] * 50)
+    house.fs.app.send_task("shop.plain", queue=house.prefix)
+    until(lambda: house.notes("plain"), what="the user's own task")
+    until(lambda: "is too old for the database" in str(run.steps()[0]["note"]), what="the note")
+    carrier.close()
+    assert rabbit.length(house.prefix) == 0
+    assert worker.said("a step came to this worker") == 1
+    assert worker.said("Traceback") == 0
+    assert house.notes("quick") == []
+    run.cancel()

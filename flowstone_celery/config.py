@@ -118,6 +118,7 @@ class Settings:
     database_pooler: Literal["session", "transaction"] = _of("session", _POOLER, "mode of a pooler")
     publish_timeout_seconds: float = _of(0.2, _between(0.01, 60, _SECONDS), "longest wait for the broker")
     retention_days: int | None = _of(None, _between(1, 36_500, "days"), "age to prune at; unset: never")
+    key_life_days: int = _of(30, _between(0, 36_500, "days"), "how long pruning leaves idempotency keys")
     log: Literal["console", "json"] = _of("console", _one_of("console", "json"), "form of log lines")
     min_wakeups: int = _of(8, _between(1, 100_000, "wake-ups"), "least wake-ups under way to a queue")
     origins: dict[str, str] = field(default_factory=dict, compare=False)

@@ -6,6 +6,7 @@ that for correctness: every act is a guarded statement, so two at once are merel
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from flowstone_celery import faults
-from flowstone_celery.core import acts, lanes, runs, steps
+from flowstone_celery.core import acts, lanes, retention, runs, steps
 from flowstone_celery.core.model import WakeUp
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.tell import tell_released
@@ -32,6 +33,8 @@ _CAPACITY_EVERY = 1.0
 _IDLE_BEFORE_AGAIN = 2.0
 _FORGET_EVERY = 60.0
 _LANES_EVERY = 1.0
+_PRUNE_EVERY = 60.0
+_PRUNE_ON = 1.0
 _FORGOTTEN_AFTER = 3_600.0
 """Seconds without a beat after which a node is history."""
 
@@ -49,6 +52,8 @@ class Pacer:
         self._pace_again = 0.0
         self._capacity_again = 0.0
         self._forget_again = 0.0
+        self._prune_again = 0.0
+        self._pruned = retention.Pruned()
         self._lanes_again = 0.0
         self._doer = acts.Doer(database, carrier, settings)
         self._idle_since: dict[str, float] = {}
@@ -95,6 +100,8 @@ class Pacer:
         again = self._wake_again(begun) if begun >= self._capacity_again else 0
         if begun >= self._forget_again:
             self._forget(begun)
+        if begun >= self._prune_again:
+            self._prune(begun)
         if due or lost or again:
             emit(
                 "flowstone.pacer.sweep",
@@ -135,6 +142,15 @@ class Pacer:
         after = max(_FORGOTTEN_AFTER, 10 * self._settings.lease_seconds)
         self._database.once(SQL["forget_nodes"], after=after)
         self._database.once(SQL["forget_workers"], after=after)
+
+    def _prune(self, now: float) -> None:
+        """One batch of what is older than the settings keep: the next one soon while there is more, else in a minute."""
+        policy = retention.Policy.of(self._settings)
+        if policy is None:
+            self._prune_again = math.inf
+            return
+        self._pruned = retention.batch(self._database, policy, actor="retention", after=self._pruned.reached)
+        self._prune_again = now + (_PRUNE_ON if self._pruned.any else _PRUNE_EVERY)
 
     # --- lost leases ----------------------------------------------------------------------------------------------------------
 

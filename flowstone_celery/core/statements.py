@@ -11,6 +11,7 @@ SQL = load(
     "steps.sql",
     "workers.sql",
     "sweep.sql",
+    "retention.sql",
     "joining.sql",
 )
 """Every transition and read of the core, by name."""

@@ -124,27 +124,3 @@ SELECT s.id, s.run_id, s.name, s.partition, s.queue, s.status,
  WHERE s.status NOT IN ('succeeded', 'failed', 'skipped', 'cancelled')
    AND (%(run)s::uuid IS NULL OR s.run_id = %(run)s)
  ORDER BY s.id LIMIT %(limit)s;
-
--- name: expired_values
--- Large values whose attempt never settled, older than the grace.
-DELETE FROM flowstone.asset_values v
- WHERE v.id IN (SELECT id FROM flowstone.asset_values WHERE settled_at IS NULL
-                   AND created_at < flowstone.now() - make_interval(secs => %(grace)s) ORDER BY id LIMIT %(limit)s)
-   AND NOT EXISTS (SELECT 1 FROM flowstone.steps s WHERE s.id = v.step_id AND s.status = 'running' AND s.fence = v.fence)
-RETURNING v.id;
-
--- name: prune_runs
--- One batch of finished runs past their retention, steps with them. What a live value points at stays.
-WITH old AS (
-    SELECT r.id FROM flowstone.runs r
-     WHERE r.finished_at < flowstone.now() - make_interval(secs => %(keep)s)
-     ORDER BY r.finished_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-), edges AS (
-    DELETE FROM flowstone.step_edges e USING flowstone.steps s, old o WHERE s.run_id = o.id AND e.child = s.id
-), story AS (
-    DELETE FROM flowstone.history h USING old o WHERE h.run_id = o.id
-), stale AS (
-    DELETE FROM flowstone.asset_values v USING old o
-     WHERE v.run_id = o.id AND NOT EXISTS (SELECT 1 FROM flowstone.asset_current c WHERE c.value_id = v.id)
-)
-DELETE FROM flowstone.runs r USING old o WHERE r.id = o.id RETURNING r.id;

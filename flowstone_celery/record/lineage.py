@@ -22,6 +22,8 @@ class Link:
     partition: str
     value_id: int
     depth: int
+    pruned: bool = False
+    """Whether retention has removed this version: its name and id are all that is known of it."""
 
 
 def upstream(database: Database, value: AssetValue, *, depth: int = _DEEPEST) -> list[Link]:

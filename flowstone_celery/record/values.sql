@@ -86,7 +86,9 @@ WITH RECURSIVE up AS (
     SELECT l.upstream_asset, l.upstream_partition, l.upstream_value_id, u.depth + 1
       FROM up u JOIN flowstone.lineage l ON l.value_id = u.value_id WHERE u.depth < %(depth)s
 )
-SELECT asset, partition, value_id, min(depth) AS depth FROM up GROUP BY asset, partition, value_id ORDER BY min(depth), asset, partition;
+SELECT asset, partition, value_id, min(depth) AS depth,
+       NOT EXISTS (SELECT 1 FROM flowstone.asset_values v WHERE v.id = up.value_id) AS pruned
+  FROM up GROUP BY asset, partition, value_id ORDER BY min(depth), asset, partition;
 
 -- name: downstream
 -- What was made from a value, level by level.
@@ -98,4 +100,6 @@ WITH RECURSIVE down AS (
       FROM down d JOIN flowstone.lineage l ON l.upstream_asset = d.asset AND l.upstream_partition = d.partition AND l.upstream_value_id = d.value_id
      WHERE d.depth < %(depth)s
 )
-SELECT asset, partition, value_id, min(depth) AS depth FROM down GROUP BY asset, partition, value_id ORDER BY min(depth), asset, partition;
+SELECT asset, partition, value_id, min(depth) AS depth,
+       NOT EXISTS (SELECT 1 FROM flowstone.asset_values v WHERE v.id = down.value_id) AS pruned
+  FROM down GROUP BY asset, partition, value_id ORDER BY min(depth), asset, partition;

@@ -90,7 +90,7 @@ def test_prune_that_dies_between_batches_is_finished_by_the_next(
     cli: Cli, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two_versions(cli, database)
-    monkeypatch.setattr("flowstone_celery.cli.db._BATCH", 1)
+    monkeypatch.setattr("flowstone_celery.core.retention._RUNS", 1)
     with faults.arm("retention.between_batches"):
         died = cli("db", "prune", "--older-than", "30d", "--yes")
     assert died.exit_code == 70
@@ -104,7 +104,7 @@ def test_prune_killed_between_batches_is_finished_by_the_next(
 ) -> None:
     two_versions(cli, database)
     monkeypatch.setenv("FLOWSTONE_FAULT", "retention.between_batches:1:kill9")
-    one_by_one = "import sys; from flowstone_celery.cli import db, main; db._BATCH = 1; sys.exit(main.main())"
+    one_by_one = "import sys; from flowstone_celery.cli import main; from flowstone_celery.core import retention; retention._RUNS = 1; sys.exit(main.main())"
     command = [sys.executable, "-c", one_by_one, "db", "prune", "--older-than", "30d", "--yes"]
     died = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert died.returncode == -signal.SIGKILL, died.stderr

@@ -18,7 +18,7 @@ from flowstone_celery import faults
 from flowstone_celery.core import acts, lanes, runs
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.wake import wake
-from flowstone_celery.db.database import masked
+from flowstone_celery.db.address import masked
 from flowstone_celery.db.joining import Begun, Joined, join
 from flowstone_celery.db.listening import channel
 from flowstone_celery.errors import CannotJoin, NotCommitted, RunNotFound

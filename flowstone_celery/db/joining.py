@@ -21,7 +21,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, scoped_session
 
 from flowstone_celery import faults
-from flowstone_celery.db.database import Tx, masked
+from flowstone_celery.db.address import masked
+from flowstone_celery.db.database import Tx
 from flowstone_celery.errors import CannotJoin
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ import pytest
 from corelab import Lab, in_threads, step
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from flowstone_celery.core.joining import Joiner
+from flowstone_celery.core.joining import Joiner, not_there
 from flowstone_celery.core.model import NewRun
 from flowstone_celery.db.listening import Listener, channel
 from flowstone_celery.errors import CannotJoin, IdempotencyConflict, NotCommitted, RunNotFound
@@ -241,6 +241,21 @@ def test_the_channel_of_a_long_schema_has_a_name_that_postgres_takes() -> None:
     assert channel("s" * 63) != channel("s" * 62 + "t")
 
 
+def test_a_transaction_of_two_phases_notifies_nobody_for_postgres_would_not_prepare_it(
+    lab: Lab, engine: Engine, joiner: Joiner
+) -> None:
+    said: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *told: said.append(told[2]))
+    with engine.connect() as connection:
+        with connection.begin_twophase() as whole:
+            run, _ = joiner.start(connection, new())
+            assert [each for each in said if "pg_notify" in each] == []
+            whole.rollback()
+        joiner.start(connection, new())
+        assert [each for each in said if "pg_notify" in each] != []
+    assert not exists(lab, run)
+
+
 def test_a_session_bound_to_a_connection_commits_when_that_does(
     lab: Lab, engine: Engine, joiner: Joiner
 ) -> None:
@@ -402,8 +417,6 @@ def test_threads_start_in_transactions_of_their_own(lab: Lab, engine: Engine, jo
 
 
 def test_why_a_run_cannot_be_read_is_told(lab: Lab, engine: Engine, joiner: Joiner) -> None:
-    from flowstone_celery.core.joining import not_there
-
     with engine.connect() as connection:
         run, begun = joiner.start(connection, new())
         assert isinstance(not_there(run, begun), NotCommitted)
@@ -463,8 +476,6 @@ def test_another_database_is_refused_by_both_names(
 def test_a_database_is_compared_once_for_each_engine_and_again_after_a_restart_of_the_server(
     lab: Lab, engine: Engine, joiner: Joiner
 ) -> None:
-    from sqlalchemy import event
-
     said: list[str] = []
     event.listen(engine, "before_cursor_execute", lambda *told: said.append(told[2]))
     joiner._ours = {"cluster": 0, "since": None, "database": "as it was before the restart"}

@@ -36,6 +36,8 @@ ELSEWHERE = {
     "sweep.before_commit": "test_the_sweep_of_a_lost_lease_survives_its_own_death",
     "cancel.after_run_row": "test_a_cancel_goes_on_when_the_one_who_asked_dies",
     "cancel.between_batches": "test_a_cancel_goes_on_when_the_one_who_asked_dies",
+    "join.after_commit": "test_a_client_that_is_killed_leaves_a_run_exactly_where_it_leaves_its_row",
+    "request.after_commit": "test_a_cancel_that_was_asked_for_goes_on_when_the_one_who_does_it_dies",
     "retention.between_batches": "the tests of `flowstone db prune`",
 }
 

@@ -157,6 +157,33 @@ def test_a_client_that_is_killed_leaves_a_run_exactly_where_it_leaves_its_row(
         assert shop.fs.handle(runs[0]["id"]).get(15) == key
 
 
+ASKER = textwrap.dedent(
+    """
+    import os, sys
+    from sqlalchemy import create_engine
+    from sqlalchemy.orm import Session
+    from worker import shop
+    with Session(create_engine(os.environ["FLOWSTONE_DATABASE_URL"])) as session:
+        shop.fs.handle(sys.argv[1]).cancel(connection=session)
+        session.commit()
+    """
+)
+
+
+def test_a_cancel_that_was_asked_for_goes_on_when_the_one_who_does_it_dies(site: Site) -> None:
+    run = shop.fs.run("quick", partition=uuid4().hex, delay=600)
+    fault = {"FLOWSTONE_FAULT": "request.after_commit:1:kill9"}
+    died = subprocess.run(
+        [sys.executable, "-c", ASKER, run.id],
+        cwd=TESTS,
+        env={**os.environ, **site._env(), **fault},
+        check=False,
+    )
+    assert died.returncode == -9
+    run.wait(10)
+    assert run.state == "cancelled"
+
+
 def test_an_open_transaction_of_theirs_holds_no_worker_up(site: Site, engine: Engine) -> None:
     with engine.connect() as connection:
         shop.fs.run("quick", partition="never", connection=connection)

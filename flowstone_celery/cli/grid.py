@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ _WORST_FIRST = ("failed", "cancelled", "running", "waiting", "pending", "blocked
 """What shows in a cell of several partitions, if it is so for one of them."""
 _GAP = 2
 _SHORTEST_LABELS = 3
+_MOMENT = re.compile(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d).*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,8 @@ def drawn(block: Block, width: int) -> Iterator[Text]:
     if not columns:
         yield Text(f"{'':{names + _GAP}}no partition yet", style="dim")
         return
-    yield Text(f"{'':{names + _GAP}}{_labels([block.keys[column[0]] for column in columns])}", style="dim")
+    labels = _labels([block.keys[column[0]] for column in columns], width - names - _GAP)
+    yield Text(f"{'':{names + _GAP}}{labels}", style="dim")
     for line in block.lines:
         text = Text(f"{line.name:{names + _GAP}}")
         for column in columns:
@@ -78,29 +81,23 @@ def drawn(block: Block, width: int) -> Iterator[Text]:
         yield Text(f"{'':{names + _GAP}}each column stands for {each} partitions", style="dim")
 
 
-def _labels(firsts: Sequence[str]) -> str:
+def _labels(firsts: Sequence[str], room: int) -> str:
     """The keys of some columns, as many as fit, each beginning above its column."""
-    step = max(_SHORTEST_LABELS, max(map(len, firsts)) + _GAP)
-    # The last label may reach over the end: there is nothing behind it that it could cover.
-    return "".join(f"{firsts[place]:{step}}" for place in range(0, len(firsts), step)).rstrip()
+    shown = [_MOMENT.sub(r"\1 \2", first) for first in firsts]
+    step = max(_SHORTEST_LABELS, max(map(len, shown)) + _GAP)
+    places = [place for place in range(0, len(shown), step) if not place or place + len(shown[place]) <= room]
+    return "".join(f"{shown[place]:{step}}" for place in places).rstrip()
 
 
-def legend(blocks: Sequence[Block]) -> Text:
+def legend(blocks: Sequence[Block], width: int) -> Text:
     """How many partitions are in which state; the shapes say which is which without colors."""
     from rich.text import Text
 
     found = Counter(state for block in blocks for line in block.lines for state in line.states)
-    text = Text()
-    for state, count in found.most_common():
-        text.append_text(mark(state, f"{count:,} {state}")).append("   ")
-    if any(len(set(column_states)) > 1 for column_states in _mixed(blocks)):
-        text.append_text(mark("partial", "some of a column"))
-    text.rstrip()
-    return text
-
-
-def _mixed(blocks: Sequence[Block]) -> Iterator[Sequence[str]]:
-    return (line.states for block in blocks for line in block.lines)
+    words = [mark(state, f"{count:,} {state}") for state, count in found.most_common()]
+    if any(len(column) > 1 for block in blocks for column in cells(block, width)[:1]):
+        words.append(mark("partial", "made in part"))
+    return Text("   ").join(words)
 
 
 def facts(block: Block, width: int) -> Iterator[dict[str, Any]]:

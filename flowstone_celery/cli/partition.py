@@ -171,7 +171,7 @@ def grid(
         for line in drawn(block, wide):
             output.print(line, no_wrap=True, overflow="ignore", crop=False)
         output.print()
-    output.print(legend(blocks))
+    output.print(legend(blocks, wide))
 
 
 def _blocks(

@@ -275,9 +275,7 @@ class FlowStone(Judging):
             return self.handle(*self.parts.joiner.start(connection, new, inline=here, drain=drain))
         carrier = NoCarrier() if here else self.carrier
         run_id = runs.begin(self.database, carrier, new, settings=self.settings, promise=not here)
-        if here and drain:
-            self.parts.inline.drain(run_id)
-        return self.handle(run_id)
+        return self.resume(run_id) if here and drain else self.handle(run_id)
 
     def slice(self, asset: Named, partition: PartitionKey = None) -> Slice:
         """The asset's slice for a partition: a key, or the text of one where the asset declares its partitions.
@@ -308,6 +306,7 @@ class FlowStone(Judging):
     def resume(self, run_id: UUID | str) -> Run:
         """Go on, in this process, with a run that was begun inline and whose process went away."""
         handle = self.handle(run_id)
+        handle.refuse_circle(cancel=True)
         self.parts.inline.drain(handle.uuid)
         return handle
 

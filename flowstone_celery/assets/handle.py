@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from flowstone_celery.assets.acting import Acting
+from flowstone_celery.assets.making import is_making, refuse_circle
+from flowstone_celery.assets.slices import Slice
 from flowstone_celery.core import runs
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.errors import (
     Cancelled,
+    DependencyCycle,
     FlowStoneError,
     NoWorker,
     RunFailed,
@@ -20,7 +23,7 @@ from flowstone_celery.errors import (
     ValueNotFound,
     WaitTimeout,
 )
-from flowstone_celery.states import RUN_TERMINAL, RunStatus, StepStatus
+from flowstone_celery.states import RUN_TERMINAL, STEP_TERMINAL, RunStatus, StepStatus
 
 if TYPE_CHECKING:
     from flowstone_celery.core.joining import Joiner
@@ -194,7 +197,9 @@ class Run(Acting):
         Raises:
             WaitTimeout: it had not ended in time; it goes on, and can be waited for again.
             RunNotFound: no run has this id.
+            DependencyCycle: the code that waits is making what the run is to make.
         """
+        self.refuse_circle()
         watch = _Watch(self, timeout, on_progress, on_stall)
         while True:
             row = self._progress()
@@ -202,6 +207,22 @@ class Run(Acting):
             if row["status"] in RUN_TERMINAL:
                 return self
             watch.pause()
+
+    def refuse_circle(self, *, cancel: bool = False) -> None:
+        """Return if the calling code may wait for this run: it is not making itself what the run is to make.
+
+        Raises:
+            DependencyCycle: it is; with `cancel`, the run is cancelled first.
+        """
+        if not is_making():
+            return
+        awaited = [each for each in self.steps() if each["sole"] and each["status"] not in STEP_TERMINAL]
+        try:
+            refuse_circle(Slice(each["name"], each["partition"]) for each in awaited)
+        except DependencyCycle:
+            if cancel:
+                self.cancel(actor="flowstone", reason="it would wait for the code that waits for it")
+            raise
 
     def get(self, timeout: float | None = None, **told: Any) -> Any:
         """The value that the run made of its target, when it has ended (waits as `wait` does).

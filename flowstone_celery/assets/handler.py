@@ -14,9 +14,11 @@ from flowstone_celery import faults
 from flowstone_celery.assets import partition as partitions
 from flowstone_celery.assets.context import Context
 from flowstone_celery.assets.inputs import Inputs, Taken
+from flowstone_celery.assets.making import making
 from flowstone_celery.assets.multi import Multi
 from flowstone_celery.assets.plain import plain_object
 from flowstone_celery.assets.recipe import recipe
+from flowstone_celery.assets.slices import Slice
 from flowstone_celery.core.model import Answer, Call, Claim, Done
 from flowstone_celery.errors import InvalidValue
 from flowstone_celery.io.manager import Slot, kept, watched
@@ -104,7 +106,7 @@ class AssetHandler:
         about = {"asset": claim.name, "partition": claim.partition, "run_id": str(claim.run_id)}
         emit("flowstone.materialization.start", **about, step_id=claim.id, attempt=claim.attempt)
         try:
-            with call.user_code():
+            with making(Slice(claim.name, claim.partition)), call.user_code():
                 faults.point("user.start")
                 answer = _run_async(spec.fn, arguments, call) if spec.is_async else spec.fn(**arguments)
         except Exception as error:

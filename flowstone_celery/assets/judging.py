@@ -11,6 +11,7 @@ from flowstone_celery.assets.slices import Slice
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from flowstone_celery.assets.asset import AssetSpec
     from flowstone_celery.assets.catalog import Catalog
     from flowstone_celery.assets.freshness import Assessor
     from flowstone_celery.assets.partition import PartitionKey
@@ -53,6 +54,8 @@ class Judging:
         def slices(self) -> Slices:
             """What slices need, as of now."""
 
+        def _spec(self, asset: Any) -> AssetSpec: ...
+
     def freshness(self, asset: Any, *, partition: PartitionKey = None) -> Standing:
         """Whether the slice's value is fresh: made by the code of now from what its inputs are now; if not, why.
 
@@ -72,7 +75,7 @@ class Judging:
 
     def stale(self, *assets: Any) -> list[Standing]:
         """Every slice of these assets, or of all, that has a value which is stale; each behind what it needs."""
-        names = [self.slice(each).asset for each in assets] if assets else self.catalog.names
+        names = [self._spec(each).qualified for each in assets] if assets else self.catalog.names
         return self._assessor().stale(names)
 
     def why(self, asset: Any, *, partition: PartitionKey = None) -> str:

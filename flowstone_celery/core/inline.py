@@ -115,6 +115,7 @@ class InlineWorker:
                 )
             if not done:
                 self._refuse_if_stuck(run_id, queue)
+                self._bury_dead()  # whose process it waits for may have died meanwhile
                 self._idle.wait(self._pause(run_id))
 
     def _refuse_if_stuck(self, run_id: UUID, queue: str) -> None:

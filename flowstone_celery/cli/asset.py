@@ -96,7 +96,8 @@ def show(*, name: str, partition: PartitionKey, as_json: bool) -> None:
     fs = desk().house
     spec = fs.catalog.fetch(name)
     facts = _declared(fs, spec)
-    versions = values.versions(fs.database, *fs.slice(spec.qualified, partition))
+    all_of_them = spec.partitions is not None and partition is None
+    versions = [] if all_of_them else values.versions(fs.database, *fs.slice(spec.qualified, partition))
     if as_json:
         put_json({**facts, "versions": versions})
         return
@@ -116,7 +117,9 @@ def show(*, name: str, partition: PartitionKey, as_json: bool) -> None:
     put_table(
         ("version", "made", "size", "io", "code", "run"),
         cells,
-        empty=f"No value yet: flowstone asset run {name}",
+        empty=f"Its partitions: flowstone partition ls {name}"
+        if all_of_them
+        else f"No value yet: flowstone asset run {name}",
     )
 
 
@@ -134,6 +137,7 @@ def _declared(fs: FlowStone, spec: AssetSpec) -> dict[str, Any]:
         "priority": spec.priority or None,
         "retries": spec.retries or None,
         "timeout": spec.timeout,
+        "partitions": None if spec.partitions is None else str(spec.partitions),
         "io": spec.io,
         "code version": spec.code_version,
         "metadata": spec.metadata or None,
@@ -160,7 +164,7 @@ def graph(*, name: str | None, form: Any) -> None:
 def status(*, names: tuple[str, ...], partition: PartitionKey, as_json: bool) -> None:
     """Show how assets stand for a partition: their newest attempt, and the value they have."""
     fs = desk().house
-    wanted = names or [spec.qualified for spec in fs.catalog.list()]
+    wanted = names or [spec.qualified for spec in fs.catalog.list() if _can_be(fs, spec, partition)]
     found = [fs.status(name, partition=partition) for name in wanted]
     if as_json:
         put_rows([_standing(each) for each in found])
@@ -176,6 +180,17 @@ def status(*, names: tuple[str, ...], partition: PartitionKey, as_json: bool) ->
         for each in found
     ]
     put_table(("state", "asset", "version", "made", "error"), cells, empty="No asset is declared.")
+
+
+def _can_be(fs: FlowStone, spec: AssetSpec, partition: PartitionKey) -> bool:
+    """Whether the asset has such a partition at all: of those that nobody named, others are left out."""
+    from flowstone_celery.errors import InvalidPartition
+
+    try:
+        fs.slice(spec.qualified, partition)
+    except InvalidPartition:
+        return False
+    return True
 
 
 def _standing(found: AssetStatus) -> dict[str, Any]:

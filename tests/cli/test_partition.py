@@ -206,3 +206,18 @@ def test_a_column_of_several_shows_the_worst_of_them() -> None:
 
 def test_a_definition_without_a_key_yet_says_so() -> None:
     assert "no partition yet" in plain(drawn(Block("keys", [], [Line("shop.a", [])]), 80))[-1]
+
+
+def test_an_asset_with_partitions_is_shown_and_told_of_without_naming_one(shop: Cli) -> None:
+    make(shop, "2026-01-02", name="orders")
+    shown = shop("asset", "show", "orders").stdout
+    assert "Daily('2026-01-01', end='2026-01-11')" in shown
+    assert "flowstone partition ls orders" in shown
+    assert [row["asset"] for row in rows(shop("asset", "status", "--json").stdout)] == ["shop.free"]
+    of_day = rows(shop("asset", "status", "-p", "2026-01-02", "--json").stdout)
+    assert {row["asset"]: row["state"] for row in of_day} == {
+        "shop.free": "missing", "shop.orders": "success", "shop.profile": "missing", "shop.revenue": "missing",
+    }  # fmt: skip
+    refused = shop("asset", "get", "orders")
+    assert refused.exit_code != 0
+    assert "none was named" in refused.stderr

@@ -174,7 +174,7 @@ class Joiner:
         if not (tx.row(SQL["may_insert"], schema=self._database.schema) or {}).get("allowed"):
             raise CannotJoin(
                 f"the role of connection= ({tx.url}) may not write in FlowStone's schema {self._database.schema!r}",
-                hint="grant it USAGE on the schema, and SELECT and INSERT on its tables and sequences",
+                hint="grant it USAGE on the schema, and SELECT and INSERT on its tables",
             )
 
 

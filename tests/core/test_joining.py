@@ -17,9 +17,12 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
+from flowstone_celery.core import runs
 from flowstone_celery.core.joining import Joiner, not_there
 from flowstone_celery.core.model import NewRun
+from flowstone_celery.db.database import Database
 from flowstone_celery.db.listening import Listener, channel
+from flowstone_celery.db.migrate import migrate
 from flowstone_celery.errors import CannotJoin, IdempotencyConflict, NotCommitted, RunNotFound
 from flowstone_celery.outcomes import Fail
 from flowstone_celery.states import Act
@@ -233,6 +236,26 @@ def test_a_listener_whose_connection_is_lost_listens_again(lab: Lab, engine: Eng
         joiner.start(connection, new())
     lab.wait_until(listener.heard)
     listener.close()
+
+
+def test_a_schema_of_another_name_is_written_and_told_of(lab: Lab, engine: Engine) -> None:
+    database = Database(str(lab.settings.database_url), schema="team_" + "x" * 58)
+    migrate(database)
+    listener, deaf = Listener(database), Listener(lab.database)
+    try:
+        for each in (listener, deaf):
+            each.open()
+        with engine.begin() as connection:
+            run, _ = Joiner(database, lab.settings, lambda: lab.postbox, print).start(connection, new())
+        lab.wait_until(listener.heard)
+        assert not deaf.heard()
+        assert runs.read(database, run)["status"] == "pending"
+        assert not exists(lab, run)
+    finally:
+        for each in (listener, deaf):
+            each.close()
+        lab.sql(f"DROP SCHEMA {database.schema} CASCADE")
+        database.dispose()
 
 
 def test_the_channel_of_a_long_schema_has_a_name_that_postgres_takes() -> None:
@@ -485,18 +508,26 @@ def test_a_database_is_compared_once_for_each_engine_and_again_after_a_restart_o
     assert sum("system_identifier" in each for each in said) == 1
 
 
-def test_a_role_that_may_not_write_here_is_refused(lab: Lab, joiner: Joiner) -> None:
+def test_a_role_that_may_not_write_here_is_refused_and_needs_no_more_than_is_said(
+    lab: Lab, engine: Engine, joiner: Joiner
+) -> None:
     name = f"shop_{uuid4().hex[:8]}"
-    lab.sql(f"CREATE ROLE {name} LOGIN PASSWORD 'secret'")
-    engine = create_engine(str(lab.settings.database_url))
+    lab.sql(f"CREATE ROLE {name}")
     try:
         with engine.connect() as connection:
             connection.execute(text(f"SET LOCAL ROLE {name}"))
             with pytest.raises(CannotJoin, match="may not write"):
                 joiner.start(connection, new())
             assert connection.execute(text("SELECT 1")).scalar() == 1
+        lab.sql(f"GRANT USAGE ON SCHEMA flowstone TO {name}")
+        lab.sql(f"GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA flowstone TO {name}")
+        with engine.begin() as connection:
+            connection.execute(text(f"SET LOCAL ROLE {name}"))
+            run, _ = joiner.start(connection, new("a", "b"))
+            joiner.ask(connection, run, Act.CANCEL, actor="ann")
+        assert exists(lab, run)
     finally:
-        engine.dispose()
+        lab.sql(f"DROP OWNED BY {name}")
         lab.sql(f"DROP ROLE {name}")
 
 

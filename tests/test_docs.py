@@ -25,6 +25,7 @@ EXECUTED = [
     "how-to/test-your-assets.md",
     "how-to/write-an-io-manager.md",
     "how-to/use-resources.md",
+    "how-to/partition-your-assets.md",
     "how-to/join-your-transaction.md",
 ]
 

@@ -168,8 +168,14 @@ class Database:
             # small would be kept when it is large. Every named statement has an index to stand on, in the order that it asks for: to a
             # table that was filled a moment ago, sorting all of an index that is near looks as cheap as reading one row of the right one.
             arguments["options"] = "-c timezone=UTC -c enable_seqscan=off -c enable_sort=off -c jit=off"
+        # No reset when a connection comes back: each block here ends its transaction itself.
         engine = create_engine(
-            self.url, pool_size=self._pool_size, max_overflow=20, pool_timeout=30, connect_args=arguments
+            self.url,
+            pool_size=self._pool_size,
+            max_overflow=20,
+            pool_timeout=30,
+            pool_reset_on_return=None,
+            connect_args=arguments,
         )
         return engine.execution_options(schema_translate_map={schema_page.SCHEMA: self.schema})
 
@@ -357,7 +363,8 @@ def _committing(connection: psycopg.Connection[Any], *, by_itself: bool) -> Iter
     try:
         yield
     finally:
-        if by_itself and not connection.closed:
+        if not connection.closed:
+            connection.rollback()
             connection.autocommit = False
 
 

@@ -10,7 +10,6 @@ from uuid import UUID, uuid4
 
 from flowstone_celery.core.model import PROTOCOL, Place
 from flowstone_celery.core.statements import SQL
-from flowstone_celery.db import schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,6 +69,9 @@ class Node:
 
 def report_node(database: Database, node: Node, *, keeper_pid: int, lease: float) -> bool:
     """The node's row says what it listens to and knows; False if the node had been declared gone."""
+    # Here, for it brings SQLAlchemy, and whoever only declares comes by this module too.
+    from flowstone_celery.db import schema
+
     row = database.first(
         SQL["register_node"],
         node=node.key,

@@ -13,10 +13,10 @@ from celery import bootsteps, signals
 from celery.utils.log import get_logger
 from celery.worker import state
 
-from flowstone_celery import __version__
 from flowstone_celery.core.interrupts import Board
 from flowstone_celery.core.model import PROTOCOL
 from flowstone_celery.core.workers import Node
+from flowstone_celery.db import schema
 from flowstone_celery.errors import DatabaseUnavailable, FlowStoneError, UnsupportedPool
 from flowstone_celery.worker.advice import advice
 from flowstone_celery.worker.house import HEADER, House, house_of
@@ -182,7 +182,8 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery's cla
     def _describe(self) -> Node:
         worker, knows = self._worker, self._house.knows()
         if self._node is None or self._node.knows != knows:
-            self._code_version = f"flowstone-celery {__version__}, code {self._house.catalog.digest()}"
+            digest = self._house.catalog.digest()
+            self._code_version = f"code {digest} (protocol {PROTOCOL}, schema {schema.VERSION})"
         return Node(
             key=self._place.key,
             name=self._place.name,

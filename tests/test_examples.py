@@ -65,9 +65,10 @@ def test_an_example_fits_on_a_few_screens(page: Path) -> None:
     assert len(page.read_text(encoding="utf-8").splitlines()) <= _LONGEST
 
 
-def test_hello_assets_says_what_stands_beside_it(tmp_path: Path) -> None:
-    said = run(sys.executable, str(EXAMPLES / "hello_assets.py"), cwd=tmp_path, env=plain_environment())
-    assert said == (EXAMPLES / "hello_assets.txt").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["hello_assets", "daily_sales"])
+def test_an_example_says_what_stands_beside_it(tmp_path: Path, name: str) -> None:
+    said = run(sys.executable, str(EXAMPLES / f"{name}.py"), cwd=tmp_path, env=plain_environment())
+    assert said == (EXAMPLES / f"{name}.txt").read_text(encoding="utf-8")
     assert not list(tmp_path.iterdir())
 
 

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 class Asked:
     """What a request for a slice comes to."""
 
-    standing: Standing
-    """How the slice stands."""
+    slice: Slice
+    standing: Standing | None
+    """How the slice stands; None if it is made whatever that is."""
     to_make: frozenset[Slice]
     """What a run makes for it; empty if the value that is there will do."""
     unless_fresh: frozenset[Slice]
@@ -34,7 +35,7 @@ class Asked:
     @property
     def made_by(self) -> UUID | None:
         """The run that made the value, if that will do."""
-        return None if self.to_make else self.standing.run_id
+        return None if self.to_make or self.standing is None else self.standing.run_id
 
 
 class Judging:
@@ -86,9 +87,12 @@ class Judging:
 
     def ask(self, target: Slice, *, force: bool = False, accept_stale: bool = False) -> Asked:
         """What `run` would make for this slice."""
+        if force and not self.catalog.links(target.asset):
+            # Nothing to look at: no input, and its own value is made anew whatever it is.
+            return Asked(target, None, frozenset({target}), frozenset())
         standing, wanted = self._assessor().to_make(target, force=force, accept_stale=accept_stale)
         found = frozenset(wanted)
-        return Asked(standing, found, found - {target} if force else found)
+        return Asked(target, standing, found, found - {target} if force else found)
 
     def invalidate(
         self,

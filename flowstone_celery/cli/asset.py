@@ -315,4 +315,4 @@ def _begin(
         return fs.materialize_all(name, partition=partition, **given)
     if asked is None:
         return fs.materialize(name, partition=partition, **given)
-    return fs.begin([asked.standing.slice], only=asked.to_make, unless_fresh=asked.unless_fresh, **given)
+    return fs.begin([asked.slice], only=asked.to_make, unless_fresh=asked.unless_fresh, **given)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from uuid import UUID
 
+    from flowstone_celery.assets.bulk import Runs
     from flowstone_celery.assets.handle import Run
     from flowstone_celery.assets.keyring import Partitions
     from flowstone_celery.assets.partition import PartitionKey
@@ -303,9 +304,26 @@ class FlowStone(Judging):
         joiner = lambda: self.parts.joiner  # noqa: E731 - opened when an act needs it
         return Run(run_id, self.database, self.parts.reader.of_run, begun=begun, joiner=joiner, **known)
 
+    def runs(self, *, name: Named | None = None, **which: Any) -> Runs:
+        """All runs that these filters name: to count them, to read them, to `cancel`, `retry`, `pause` or `resume` them.
+
+        Args:
+            name: the asset that they are for.
+            **which: `status` (one or several), `partition` (a key), `lane`, `since` and `until` (aware moments of their start), `paused`.
+
+        Raises:
+            InvalidOption: a filter has a value that it cannot have.
+            UnknownAsset: a short name is that of no asset.
+        """
+        from flowstone_celery.assets.bulk import Runs, filtered
+
+        full = name if name is None or (isinstance(name, str) and "." in name) else self._spec(name).qualified
+        return Runs(filtered(name=full, **which), self.database, self.handle)
+
     def resume(self, run_id: UUID | str) -> Run:
-        """Go on, in this process, with a run that was begun inline and whose process went away."""
+        """Go on, in this process, with a run that was begun inline: its process went away, or it was paused."""
         handle = self.handle(run_id)
+        handle.resume()
         handle.refuse_circle(cancel=True)
         self.parts.inline.drain(handle.uuid)
         return handle

@@ -92,6 +92,17 @@ class Desk:
         """
         return self.house.database if self.has_app else self.open_database(self.own_settings)
 
+    @cached_property
+    def _own_house(self) -> FlowStone:
+        """A FlowStone without assets on the settings' database, for acts that need no app: workers' pacers send what they make ready."""
+        from flowstone_celery.app import FlowStone
+
+        return FlowStone(mode="inline", settings=self.own_settings)
+
+    def acting(self, run_id: UUID) -> Run:
+        """A handle that acts on a run."""
+        return (self.house if self.has_app else self._own_house).handle(run_id)
+
     def open_database(self, settings: Settings) -> Database:
         """The database that these settings name, else the embedded one that is up.
 
@@ -104,15 +115,17 @@ class Desk:
         self._opened.append(found)
         return found
 
-    def run(self, run_id: UUID) -> Run:
-        """A handle on a run that exists.
+    def run(self, run_id: UUID | str) -> Run:
+        """A handle on a run that exists, by its id or by as much of it as tells it from others.
 
         Raises:
             RunNotFound: no run has this id.
+            InvalidOption: several begin so.
         """
         from flowstone_celery.assets.handle import Run
+        from flowstone_celery.core import ids
 
-        found = Run(run_id, self.database, _no_values)
+        found = Run(ids.find(self.database, str(run_id)), self.database, _no_values)
         _ = found.row
         return found
 
@@ -128,6 +141,8 @@ class Desk:
         """Give back the connections; the house opens them again when it is used."""
         if "house" in self.__dict__:
             self.house.close()
+        if "_own_house" in self.__dict__:
+            self._own_house.close()
         for database in self._opened:
             database.dispose()
 

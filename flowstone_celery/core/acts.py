@@ -229,12 +229,15 @@ class RunFilter:
     """Started at this moment or later."""
     until: datetime | None = None
     """Started before this moment."""
+    paused: bool | None = None
 
     @property
     def values(self) -> dict[str, Any]:
         """The parameters of `matching`."""
         statuses = None if self.statuses is None else list(self.statuses)
-        rest = {name: getattr(self, name) for name in ("name", "partition", "lane", "since", "until")}
+        rest = {
+            name: getattr(self, name) for name in ("name", "partition", "lane", "since", "until", "paused")
+        }
         return {"statuses": statuses, **rest}
 
 

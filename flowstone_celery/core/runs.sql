@@ -299,6 +299,7 @@ SELECT r.id, r.created_at FROM flowstone.runs r
    AND (%(lane)s::text IS NULL OR r.lane = %(lane)s)
    AND (%(since)s::timestamptz IS NULL OR r.created_at >= %(since)s)
    AND (%(until)s::timestamptz IS NULL OR r.created_at < %(until)s)
+   AND (%(paused)s::bool IS NULL OR r.paused = %(paused)s)
    AND (%(before)s::timestamptz IS NULL OR (r.created_at, r.id) < (%(before)s, %(before_id)s::uuid))
  ORDER BY r.created_at DESC, r.id DESC LIMIT %(limit)s;
 
@@ -309,13 +310,24 @@ SELECT count(*) AS runs FROM flowstone.runs r
    AND (%(partition)s::text IS NULL OR r.partition = %(partition)s)
    AND (%(lane)s::text IS NULL OR r.lane = %(lane)s)
    AND (%(since)s::timestamptz IS NULL OR r.created_at >= %(since)s)
-   AND (%(until)s::timestamptz IS NULL OR r.created_at < %(until)s);
+   AND (%(until)s::timestamptz IS NULL OR r.created_at < %(until)s)
+   AND (%(paused)s::bool IS NULL OR r.paused = %(paused)s);
 
 -- name: cancelling
 SELECT id FROM flowstone.runs WHERE status = 'cancelling' ORDER BY cancelled_at LIMIT %(limit)s;
 
 -- name: run
 SELECT * FROM flowstone.runs WHERE id = %(run)s;
+
+-- name: by_prefix
+-- Runs whose id begins so, as the range of ids from one that ends in zeros to one that ends in fs.
+SELECT id FROM flowstone.runs WHERE id BETWEEN %(low)s::uuid AND %(high)s::uuid ORDER BY id LIMIT 6;
+
+-- name: neighbors
+-- The ids next to these: what a short form must tell them from.
+SELECT i.id, (SELECT r.id FROM flowstone.runs r WHERE r.id < i.id ORDER BY r.id DESC LIMIT 1) AS before,
+       (SELECT r.id FROM flowstone.runs r WHERE r.id > i.id ORDER BY r.id LIMIT 1) AS after
+  FROM unnest(%(ids)s::uuid[]) AS i(id);
 
 -- name: runs_page
 -- Newest first, by keyset: pass the last row's created_at and id to go on.

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from flowstone_celery import faults
 from flowstone_celery.core import steps
-from flowstone_celery.core.model import INLINE_QUEUE
+from flowstone_celery.core.model import INLINE_QUEUE, NoCarrier
 from flowstone_celery.core.statements import SQL
 
 if TYPE_CHECKING:
@@ -24,8 +24,11 @@ Promise: TypeAlias = "Callable[[Tx], list[WakeUp]]"
 def wake(database: Database, carrier: Carrier, settings: Settings, queues: Iterable[str]) -> int:
     """As many of each queue's next ready rows are woken as it has room for; answers how many.
 
-    None on the inline queue: nobody listens there, and a message would stay in the broker for ever.
+    None on the inline queue: nobody listens there, and a message would stay in the broker for ever. None by who carries nothing: the
+    pacer does it.
     """
+    if isinstance(carrier, NoCarrier):
+        return 0
     return sum(
         send_promised(database, carrier, _promise_on(queue, settings))
         for queue in sorted(set(queues) - {INLINE_QUEUE})

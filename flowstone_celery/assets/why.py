@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from flowstone_celery.assets.reasons import InputMissing, InputStale, Standing, shown
+from flowstone_celery.assets.slices import Slice
 
 _DEEPEST = 30
 
@@ -69,9 +70,11 @@ def _facts(standing: Standing) -> dict[str, Any]:
 
 def _of_reason(reason: Any) -> dict[str, Any]:
     if isinstance(reason, InputStale):
-        facts: dict[str, Any] = {"input": reason.input, "path": reason.path, "root": reason.root.kind}
+        path = [each._asdict() for each in reason.path]
+        facts: dict[str, Any] = {"input": reason.input, "path": path, "root": reason.root.kind}
     elif isinstance(reason, InputMissing):
         facts = {"input": reason.input}
     else:
         facts = asdict(reason)
-    return {"kind": reason.kind, "sentence": reason.sentence, **facts}
+    plain = {name: each._asdict() if isinstance(each, Slice) else each for name, each in facts.items()}
+    return {"kind": reason.kind, "sentence": reason.sentence, **plain}

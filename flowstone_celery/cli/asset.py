@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowstone_celery.assets.slices import Slice
+from flowstone_celery.cli import freshness as fresh_verbs
 from flowstone_celery.cli.desk import desk
 from flowstone_celery.cli.show import mark, put_facts, put_json, put_rows, put_table, sized, slice_of, when
 from flowstone_celery.cli.verbs import Duration, Verbs, json_option, partition_option
@@ -27,6 +30,10 @@ def asset() -> None:
     """Assets: list, look, draw, make, read."""
 
 
+asset.add_command(fresh_verbs.why)
+asset.add_command(fresh_verbs.invalidate)
+
+
 # --- what is declared -------------------------------------------------------------------------------------------------------------
 
 
@@ -38,7 +45,7 @@ def asset() -> None:
 def ls(*, pattern: str | None, tag: tuple[str, ...], owner: str | None, as_json: bool) -> None:
     """List the declared assets. PATTERN is a name, or one with * and ?."""
     fs = desk().house
-    made = _made(fs)
+    made, stale = _made(fs)
     specs = [
         spec
         for spec in fs.catalog.list()
@@ -46,31 +53,32 @@ def ls(*, pattern: str | None, tag: tuple[str, ...], owner: str | None, as_json:
         and set(tag) <= set(spec.tags)
         and owner in (None, spec.owner)
     ]
-    rows = [_listed(fs, spec, made.get(spec.qualified)) for spec in specs]
+    rows = [_listed(fs, spec, made.get(spec.qualified), stale[spec.qualified]) for spec in specs]
     if as_json:
         put_rows(rows)
         return
-    heads = ("asset", "needs", "partitions", "newest", "description")
+    heads = ("asset", "needs", "partitions", "stale", "newest", "description")
     put_table(heads, [_as_cells(row) for row in rows], empty="No asset is declared, or none fits.")
 
 
-def _made(fs: FlowStone) -> Mapping[str, Mapping[str, Any]]:
-    """For each asset how many partitions have a value; nothing where no database is there to tell."""
+def _made(fs: FlowStone) -> tuple[Mapping[str, Mapping[str, Any]], Counter[str]]:
+    """For each asset how many partitions have a value, and a stale one; nothing where no database is there to tell."""
     from flowstone_celery.errors import SchemaMismatch, ServiceUnavailable
     from flowstone_celery.record import values
 
     try:
-        return values.summary(fs.database)
+        return values.summary(fs.database), Counter(each.asset for each in fs.stale())
     except (ServiceUnavailable, SchemaMismatch) as error:
         click.echo(f"! what is made is not known: {error.message}", err=True)
-        return {}
+        return {}, Counter()
 
 
-def _listed(fs: FlowStone, spec: AssetSpec, made: Mapping[str, Any] | None) -> dict[str, Any]:
+def _listed(fs: FlowStone, spec: AssetSpec, made: Mapping[str, Any] | None, stale: int) -> dict[str, Any]:
     return {
         "asset": spec.qualified,
         "needs": list(fs.catalog.graph().needs(spec.qualified)),
         "partitions": made["partitions"] if made else 0,
+        "stale": stale,
         "newest": made["newest"] if made else None,
         "description": spec.description,
         "tags": list(spec.tags),
@@ -82,7 +90,8 @@ def _listed(fs: FlowStone, spec: AssetSpec, made: Mapping[str, Any] | None) -> d
 
 def _as_cells(row: Mapping[str, Any]) -> Sequence[object]:
     needs = ", ".join(row["needs"])
-    return (row["asset"], needs, row["partitions"] or "", when(row["newest"]), row["description"])
+    counts = (row["partitions"] or "", row["stale"] or "")
+    return (row["asset"], needs, *counts, when(row["newest"]), row["description"])
 
 
 @asset.command()
@@ -162,24 +171,30 @@ def graph(*, name: str | None, form: Any) -> None:
 @partition_option
 @json_option
 def status(*, names: tuple[str, ...], partition: PartitionKey, as_json: bool) -> None:
-    """Show how assets stand for a partition: their newest attempt, and the value they have."""
+    """Show how assets stand for a partition: their newest attempt, the value they have, and whether it is fresh."""
     fs = desk().house
     wanted = names or [spec.qualified for spec in fs.catalog.list() if _can_be(fs, spec, partition)]
     found = [fs.status(name, partition=partition) for name in wanted]
+    fresh = fs.freshness_of(Slice(each.asset, each.partition) for each in found)
+    freshness = [each.state.value for each in fresh.values()]
     if as_json:
-        put_rows([_standing(each) for each in found])
+        put_rows(
+            [{**_standing(each), "freshness": word} for each, word in zip(found, freshness, strict=True)]
+        )
         return
     cells = [
         (
             mark(each.state),
+            mark(word),
             slice_of(each.asset, each.partition),
             each.version,
             when(each.materialized_at),
             _error_line(each),
         )
-        for each in found
+        for each, word in zip(found, freshness, strict=True)
     ]
-    put_table(("state", "asset", "version", "made", "error"), cells, empty="No asset is declared.")
+    heads = ("state", "freshness", "asset", "version", "made", "error")
+    put_table(heads, cells, empty="No asset is declared.")
 
 
 def _can_be(fs: FlowStone, spec: AssetSpec, partition: PartitionKey) -> bool:

@@ -32,6 +32,8 @@ _SHAPES: Final[dict[str, tuple[str, str, str]]] = {
     "cancelling": ("▣", "#", "red"),
     "cancelled": ("■", "#", "red"),
     "missing": ("·", ".", "dim"),
+    "fresh": ("✔", "+", "green"),
+    "stale": ("◔", "~", "yellow"),
     "ok": ("✔", "+", "green"),
     "warn": ("!", "!", "yellow"),
     "broken": ("✘", "x", "red"),

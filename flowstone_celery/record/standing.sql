@@ -23,10 +23,13 @@ SELECT c.asset, c.partition FROM flowstone.asset_current c WHERE c.asset = ANY (
 reached(asset, partition) AS (
     SELECT c.asset, c.partition FROM flowstone.asset_current c WHERE c.asset = %(asset)s AND c.partition = %(partition)s
     UNION
-    SELECT c.asset, c.partition
-      FROM reached r JOIN flowstone.lineage l ON l.upstream_asset = r.asset AND l.upstream_partition = r.partition
-      JOIN flowstone.asset_current c ON c.asset = l.asset AND c.partition = l.partition AND c.value_id = l.value_id
-     WHERE %(cascade)s
+    -- OFFSET keeps the inner query whole, so that it asks the index slice by slice; flattened it would read all lineage at each level.
+    SELECT d.asset, d.partition FROM reached r CROSS JOIN LATERAL (
+        SELECT l.asset, l.partition
+          FROM flowstone.lineage l
+          JOIN flowstone.asset_current c ON c.asset = l.asset AND c.partition = l.partition AND c.value_id = l.value_id
+         WHERE l.upstream_asset = r.asset AND l.upstream_partition = r.partition OFFSET 0
+    ) d WHERE %(cascade)s
 )
 
 -- name: reach
@@ -41,8 +44,10 @@ SELECT c.asset, c.partition, c.value_id FROM reached r JOIN flowstone.asset_curr
 WITH RECURSIVE
 -- use: reached
 , locked AS (
-    SELECT c.asset, c.partition FROM reached r JOIN flowstone.asset_current c ON c.asset = r.asset AND c.partition = r.partition
-     WHERE c.invalidated_at IS NULL ORDER BY c.asset, c.partition FOR NO KEY UPDATE OF c
+    SELECT o.asset, o.partition FROM (SELECT r.asset, r.partition FROM reached r ORDER BY r.asset, r.partition) o CROSS JOIN LATERAL (
+        SELECT c.value_id FROM flowstone.asset_current c
+         WHERE c.asset = o.asset AND c.partition = o.partition AND c.invalidated_at IS NULL FOR NO KEY UPDATE OF c
+    ) c
 ), marked AS (
     UPDATE flowstone.asset_current c
        SET invalidated_at = flowstone.now(),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, overload
 
 from flowstone_celery.assets.aio import Aio
@@ -16,9 +15,10 @@ from flowstone_celery.assets.asset import AssetSpec, declare
 from flowstone_celery.assets.catalog import Catalog
 from flowstone_celery.assets.declared import Asset, as_namespace, namespaced, settle_in, unwrapped
 from flowstone_celery.assets.judging import Judging
+from flowstone_celery.assets.parted import Parted
 from flowstone_celery.assets.resource import ResourceSpec, declare_resource
 from flowstone_celery.assets.resources import Resources
-from flowstone_celery.assets.slices import Slice, Slices, as_slice, not_ready, slice_of
+from flowstone_celery.assets.slices import Slice, as_slice, not_ready
 from flowstone_celery.errors import InvalidOption, did_you_mean
 from flowstone_celery.parts import Parts
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from flowstone_celery.assets.bulk import Runs
     from flowstone_celery.assets.handle import Run
-    from flowstone_celery.assets.keyring import Partitions
     from flowstone_celery.assets.partition import PartitionKey
     from flowstone_celery.assets.reader import AssetStatus
     from flowstone_celery.assets.resource_state import ResourceStatus
@@ -47,7 +46,7 @@ T = TypeVar("T")
 Named: TypeAlias = "str | Asset[..., Any]"
 
 
-class FlowStone(Judging):
+class FlowStone(Parted, Judging):
     """Durable assets on a Celery app."""
 
     def __init__(
@@ -277,25 +276,6 @@ class FlowStone(Judging):
         carrier = NoCarrier() if here else self.carrier
         run_id = runs.begin(self.database, carrier, new, settings=self.settings, promise=not here)
         return self.resume(run_id) if here and drain else self.handle(run_id)
-
-    def slice(self, asset: Named, partition: PartitionKey = None) -> Slice:
-        """The asset's slice for a partition: a key, or the text of one where the asset declares its partitions.
-
-        Raises:
-            InvalidPartition: it is no partition of the asset.
-        """
-        return slice_of(self._spec(asset), partition)
-
-    def slices(self) -> Slices:
-        """What slices need, as of now."""
-        return Slices(self.catalog, self.partitions.now())
-
-    @cached_property
-    def partitions(self) -> Partitions:
-        """Which partitions the assets have, and the keys of dynamic definitions."""
-        from flowstone_celery.assets.keyring import Partitions
-
-        return Partitions(self.catalog, lambda: self.database)
 
     def handle(self, run_id: UUID | str, begun: Begun | None = None, **known: Any) -> Run:
         """A handle on a run, from its id alone."""

@@ -140,6 +140,7 @@ class Subject:
     place: str
 
     def wrong(self, kind: type[DeclarationError], what: str, hint: str, **facts: object) -> DeclarationError:
+        """The error for this declaration."""
         return kind(f"asset {self.name!r}: {what}", hint=at(hint, self.place), asset=self.name, **facts)
 
 

@@ -154,5 +154,6 @@ def wrong(what: str, hint: str) -> NoReturn:
 
 
 def short(key: object) -> str:
+    """How Python writes the key, cut off where it is long."""
     text = repr(key)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -14,6 +14,7 @@ from flowstone_celery.record import audit
 
 if TYPE_CHECKING:
     from flowstone_celery.db.database import Database, Row, Tx
+    from flowstone_celery.db.statements import Statement
 
 SQL = load("flowstone_celery.record", "partitions.sql")
 
@@ -48,33 +49,30 @@ def now(database: Database) -> datetime:
 
 def add(database: Database, definition: str, keys: Sequence[str], *, actor: str) -> list[str]:
     """The keys are there; answers those that were not before. Keys are texts as partitions are stored."""
-    return _change(database, "add", definition, keys, actor)
+    return _change(database, SQL["add_keys"], "partition.add", definition, keys, actor)
 
 
 def remove(database: Database, definition: str, keys: Sequence[str], *, actor: str) -> list[str]:
     """The keys are gone, their values stay; answers those that were there."""
-    return _change(database, "remove", definition, keys, actor)
+    return _change(database, SQL["remove_keys"], "partition.remove", definition, keys, actor)
 
 
-def _change(database: Database, act: str, definition: str, keys: Sequence[str], actor: str) -> list[str]:
+def _change(
+    database: Database, statement: Statement, action: str, definition: str, keys: Sequence[str], actor: str
+) -> list[str]:
     def work(tx: Tx) -> list[str]:
         # In one order, so that two who change the same keys wait for each other and never in a circle.
         ordered = sorted(set(keys))
         changed = [
             row["key"]
             for part in _parts(ordered)
-            for row in tx.rows(
-                SQL[f"{act}_keys"],
-                definition=definition,
-                keys=part,
-                **({"actor": actor} if act == "add" else {}),
-            )
+            for row in tx.rows(statement, definition=definition, keys=part, actor=actor)
         ]
         if changed:
             audit.add(
                 tx,
                 actor=actor,
-                action=f"partition.{act}",
+                action=action,
                 resource_type="partitions",
                 resource_id=definition,
                 details={"keys": changed[:_TOLD], "count": len(changed)},
@@ -87,11 +85,6 @@ def _change(database: Database, act: str, definition: str, keys: Sequence[str], 
 def keys(database: Database, definition: str, *, until: datetime | None = None) -> list[str]:
     """The keys that there are, or those of them that had been added at a moment."""
     return [row["key"] for row in database.once(SQL["keys"], definition=definition, until=until)]
-
-
-def keys_with_facts(database: Database, definition: str) -> list[Row]:
-    """The keys with `added_at` and `added_by`."""
-    return database.once(SQL["keys_with_facts"], definition=definition)
 
 
 # --- many slices at once ------------------------------------------------------------------------------------------------------------

@@ -18,9 +18,6 @@ RETURNING key;
 SELECT key FROM flowstone.partition_keys
  WHERE definition = %(definition)s AND (%(until)s::timestamptz IS NULL OR added_at <= %(until)s);
 
--- name: keys_with_facts
-SELECT key, added_at, added_by FROM flowstone.partition_keys WHERE definition = %(definition)s;
-
 -- name: present
 -- Which of these slices have a value: the version, the run that made it, and the digest of its content.
 SELECT w.asset, w.partition, c.value_id, v.run_id, v.digest

@@ -14,7 +14,7 @@ from flowstone_celery.assets import partition as partitions
 from flowstone_celery.assets.definitions import AsOf, Definition
 from flowstone_celery.assets.mappings import All, PartitionMapping, Previous, Same, Several, default
 from flowstone_celery.assets.options import at
-from flowstone_celery.errors import DependencyNotReady, InvalidMapping, InvalidPartition
+from flowstone_celery.errors import DependencyNotReady, FlowStoneError, InvalidMapping, InvalidPartition
 
 if TYPE_CHECKING:
     from flowstone_celery.assets.asset import AssetSpec
@@ -96,7 +96,11 @@ class Link:
         except InvalidPartition as error:
             if self.dependency.optional:
                 return ()
-            self._nothing(subject, text, f"{error.message}", error.hint)
+            self._nothing(subject, text, error.message, error.hint)
+        except FlowStoneError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a user's function was asked, which may raise anything
+            self._nothing(subject, text, f"{self.mapping} raised {type(error).__name__}: {error}", None)
         if keys or self._may_be_empty():
             return keys
         return self._nothing(subject, text, "it maps to nothing there", None)

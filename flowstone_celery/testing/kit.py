@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from flowstone_celery import faults
-from flowstone_celery.assets import partition as partitions
 from flowstone_celery.core import doctor, runs
 from flowstone_celery.core.executor import Executor
 from flowstone_celery.core.inline import QUEUE, InlineInterrupts
@@ -62,9 +61,8 @@ class TestKit:
 
     def start(self, asset: Any, *, partition: Any = None, all_deps: bool = True, **options: Any) -> Run:
         """A run of the asset (and of all it stands on), begun and not worked."""
-        targets = [self.fs.catalog.fetch(getattr(asset, "name", asset)).qualified]
-        only = None if all_deps else set(targets)
-        return self.fs.begin(targets, partitions.encode(partition), only=only, drain=False, **options)
+        target = self.fs.slice(asset, partition)
+        return self.fs.begin([target], only=None if all_deps else {target}, drain=False, **options)
 
     def run(self, asset: Any, *, partition: Any = None, **options: Any) -> Run:
         """A run of the asset, worked to its end; pauses between retries pass on the virtual clock."""
@@ -169,7 +167,7 @@ class TestKit:
         from flowstone_celery.record import values
 
         name = self.fs.catalog.fetch(getattr(asset, "name", asset)).qualified
-        found = values.versions(self.database, name, partitions.encode(partition), limit=1)
+        found = values.versions(self.database, *self.fs.slice(name, partition), limit=1)
         assert found, f"asset {name!r} has no value for partition {partition!r}"
         return found[0]
 

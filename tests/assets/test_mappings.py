@@ -18,10 +18,10 @@ from flowstone_celery import (
     Dimensions,
     Dynamic,
     Explicit,
+    FlowStone,
     Hourly,
     Monthly,
     Multi,
-    Pipeline,
     Previous,
     Same,
     Static,
@@ -202,6 +202,7 @@ def test_dimensions_are_mapped_one_by_one() -> None:
         (day(7), Explicit(lambda key: date(2020, 1, 1)), DAY),
         (day(7), Explicit(lambda key: None), DAY),
         (day(7), Explicit(lambda key: "nowhere"), REGION),
+        (day(7), Explicit(lambda key: 1.5), REGION),
         (day(7), None, Daily("2026-11-10")),
         (day(7), Window(), Weekly("2026-11-10")),
     ],
@@ -214,6 +215,11 @@ def test_a_mapping_to_nothing_is_an_error_unless_the_dependency_may_be_missing(
     ):
         need(key, DAY, up, mapping)
     assert keys(key, DAY, up, mapping, optional_deps=["orders"]) == []
+
+
+def test_a_function_that_raises_is_named_with_what_it_raised() -> None:
+    with pytest.raises(InvalidMapping, match=r"KeyError: 'x'"):
+        need(day(7), DAY, DAY, Explicit(lambda key: {}["x"]))
 
 
 @pytest.mark.parametrize(
@@ -313,7 +319,7 @@ def test_an_asset_may_need_its_own_previous_partition_and_nothing_else_of_itself
 
 
 def test_an_asset_takes_over_the_partitions_of_another() -> None:
-    shop = Pipeline("taken_over")
+    shop = FlowStone(mode="inline")
 
     @shop.asset(partitions=DAY)
     def orders() -> None: ...

@@ -6,7 +6,7 @@ from moment to moment (the time, and the keys of dynamic definitions) is handed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, NoReturn
@@ -28,18 +28,18 @@ class AsOf:
         """Take the moment (aware) and what answers the keys of a dynamic definition, by its name."""
         self._now = now
         self._dynamic = dynamic
-        self._keys: dict[str, tuple[str, ...]] = {}
+        self._keys: dict[str, dict[str, None]] = {}
 
     @cached_property
     def now(self) -> datetime:
         """The moment."""
         return self._now() if callable(self._now) else self._now
 
-    def dynamic(self, name: str) -> tuple[str, ...]:
+    def dynamic(self, name: str) -> Collection[str]:
         """The keys of the dynamic definition of this name, in the order of their text."""
         if name not in self._keys:
-            self._keys[name] = tuple(sorted(self._dynamic(name)))
-        return self._keys[name]
+            self._keys[name] = dict.fromkeys(sorted(self._dynamic(name)))
+        return self._keys[name].keys()
 
     @property
     def asked(self) -> bool:

@@ -156,7 +156,7 @@ class Dynamic(Definition):
         partitions.encode(key)
         known = None if now is None else AsOf.of(now).dynamic(self.name)
         if known is not None and key not in known:
-            near = did_you_mean(key, known[:_NEAR]) or f"There are {len(known)} keys."
+            near = did_you_mean(key, islice(known, _NEAR)) or f"There are {len(known)} keys."
             self.refuse(
                 key,
                 "it has not been added",

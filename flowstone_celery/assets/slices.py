@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from flowstone_celery.assets import partition as partitions
 from flowstone_celery.assets.definitions import AsOf, Definition
@@ -118,6 +118,10 @@ class Link:
         ) from None
 
 
+_Right: TypeAlias = "tuple[Definition | None, set[str]]"
+"""A definition, and the texts of partitions that were found to be right."""
+
+
 class Slices:
     """The slices of a catalog at one moment."""
 
@@ -126,7 +130,9 @@ class Slices:
         self._catalog = catalog
         self.as_of = as_of or AsOf(lambda: datetime.now(UTC))
         self._all: dict[tuple[str, str], Need] = {}
-        self._checked: set[tuple[int, str]] = set()
+        self._right: dict[Definition | None, _Right] = {}
+        self._found_right: dict[str, _Right] = {}
+        """By asset; those of equal definitions share what was found right."""
 
     def needs(self, slice_: Slice) -> tuple[tuple[Dependency, tuple[Slice, ...]], ...]:
         """For each dependency, in the order of the declaration, the slices that are needed of it.
@@ -156,11 +162,13 @@ class Slices:
         Raises:
             InvalidPartition: its partition is none of its asset, or its time has not come.
         """
-        definition = self._catalog.fetch(slice_.asset).partitions
-        known = (id(definition), slice_.partition)
-        if definition is not None and known not in self._checked:
+        if slice_.asset not in self._found_right:
+            definition = self._catalog.fetch(slice_.asset).partitions
+            self._found_right[slice_.asset] = self._right.setdefault(definition, (definition, set()))
+        definition, right = self._found_right[slice_.asset]
+        if definition is not None and slice_.partition not in right:
             definition.check(partitions.decode(slice_.partition), self.as_of)
-            self._checked.add(known)
+            right.add(slice_.partition)
 
     def missing(
         self, targets: Collection[Slice], present: Callable[[Collection[Slice]], Collection[Slice]]

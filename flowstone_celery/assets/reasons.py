@@ -153,9 +153,10 @@ class InputStale:
     def sentence(self) -> str:
         """What it says."""
         *way, root = self.path
-        through = f" (by way of {', '.join(map(shown, way[1:][:_SHOWN]))})" if len(way) > 1 else ""
         if not way:
             return f"its input {shown(root)} is stale: {self.root.sentence}"
+        between = [*map(shown, way[1 : _SHOWN + 1]), *(["…"] if len(way) > _SHOWN + 1 else [])]
+        through = f" (by way of {', '.join(between)})" if between else ""
         return (
             f"its input {shown(self.input)} is stale, because of {shown(root)}{through}: {self.root.sentence}"
         )

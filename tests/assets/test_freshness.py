@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from onedb import flowstone_settings, module_settings, sql  # noqa: F401 - fixtures: one database for a module, wiped
 
 from flowstone_celery import FlowStone
+from flowstone_celery.assets.asset import AssetSpec, declare
 from flowstone_celery.assets.freshness import assess
-from flowstone_celery.assets.reasons import (
-    Standing,
-)
+from flowstone_celery.assets.reasons import InputStale, Invalidated, Standing
+from flowstone_celery.assets.recipe import code_change, code_of, recipe
 from flowstone_celery.assets.slices import Slice, Slices
 from flowstone_celery.db.database import Database
 from flowstone_celery.record import standing
@@ -182,7 +183,10 @@ def test_the_engine_says_what_the_model_says_whatever_happened(flowstone_setting
     database = Database(flowstone_settings.database_url or "")
 
     @settings(
-        max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.generate]
+        max_examples=60,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+        phases=[Phase.explicit, Phase.reuse, Phase.generate],
     )
     @given(acts)
     def story(acts: list[tuple[str, int, int]]) -> None:
@@ -220,3 +224,82 @@ def _do(world: World, act: str, one: str, two: str) -> None:
             world.invalidate(one)
         case "run":
             world.bring_about(one)
+
+
+# --- what a recipe is made of -----------------------------------------------------------------------------------------------------
+
+
+def _spec(fn: Any = lambda: 1, **options: Any) -> AssetSpec:
+    return declare(fn, namespace="world", **{"name": "a", **options})
+
+
+def test_a_recipe_is_code_and_content_whatever_the_order_of_the_inputs() -> None:
+    spec = _spec()
+    one, two = ("world.b", "", "digest of b"), ("world.c", "d:2026-11-20", "digest of c")
+    assert recipe(spec, [one, two]) == recipe(spec, [two, one, two])
+    assert recipe(spec, [one]) != recipe(spec, [two])
+    assert recipe(spec, [("world.b", "p", "d")]) != recipe(spec, [("world.bp", "", "d")])
+    assert recipe(spec, [one]) != recipe(_spec(lambda: 2), [one])
+    assert recipe(_spec(code_version="1"), [one]) == recipe(_spec(lambda: 2, code_version="1"), [one])
+
+
+def test_another_minor_version_of_python_compares_no_code_and_a_declared_version_always_does() -> None:
+    spec, named = _spec(), _spec(code_version="2")
+    assert code_change(spec, "python3.9:another digest", "another digest") is None
+    assert code_change(spec, code_of(spec), spec.code_digest) is None
+    assert code_change(spec, code_of(_spec(lambda: 2)), "another digest") is not None
+    assert code_change(named, "version:1", "any digest of any minor") == ("'1'", "'2'")
+
+
+def test_to_begin_or_to_cease_to_name_a_version_of_the_same_code_is_no_change() -> None:
+    spec, named = _spec(), _spec(code_version="2")
+    assert code_change(named, code_of(spec), spec.code_digest) is None
+    assert code_change(spec, code_of(named), named.code_digest) is None
+    assert code_change(named, code_of(spec), "digest of other code") is not None
+
+
+# --- what it costs ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_number_of_statements_does_not_grow_with_the_slices(
+    flowstone_settings: Settings,  # noqa: F811 - the fixture
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fs = FlowStone(mode="inline", namespace="world", settings=flowstone_settings)
+    try:
+        fs.asset(name="raw")(lambda: 1)
+        fs.asset(name="total")(lambda raw: raw)
+        for day in range(12):
+            fs.run("total", partition=day)
+        sql(fs.database, "UPDATE flowstone.asset_values SET recipe = NULL WHERE partition <> '3'")
+        asked: list[str] = []
+        once = fs.database.once
+        monkeypatch.setattr(
+            fs.database,
+            "once",
+            lambda statement, **values: (asked.append(statement.name), once(statement, **values))[1],
+        )
+        found = fs.freshness_of(fs.slice("total", day) for day in range(500))
+        assert sorted(each.state for each in found.values()) == ["fresh"] * 12 + ["missing"] * 488
+        assert asked == ["currents", "consumed_by"]
+    finally:
+        fs.close()
+
+
+def test_a_chain_of_a_thousand_stale_assets_is_told_without_recursion(flowstone_settings: Settings) -> None:  # noqa: F811 - the fixture
+    fs = FlowStone(mode="inline", namespace="world", settings=flowstone_settings)
+    try:
+        for number in range(1_000):
+            fs.asset(name=f"a{number}", deps=[f"a{number - 1}"] if number else [])(lambda: 1)
+        fs.materialize_all("a999")
+        assert fs.freshness("a999").is_fresh
+        assert fs.invalidate("a0") == 1
+        (reason,) = fs.freshness("a999").reasons
+        assert isinstance(reason, InputStale)
+        assert len(reason.path) == 999
+        assert isinstance(reason.root, Invalidated)
+        assert reason.sentence
+        assert len(fs.why("a999").splitlines()) < 40
+        assert "…" in reason.sentence
+    finally:
+        fs.close()

@@ -4,8 +4,9 @@
 EXISTS (SELECT 1 FROM flowstone.workers w WHERE w.id = %(worker)s AND w.status = 'live' AND w.alive_until > flowstone.now())
 
 -- fragment: held
--- The guard of every settlement: still running, by this worker, under this fence.
-id = %(step)s AND status = 'running' AND worker_id = %(worker)s AND fence = %(fence)s
+-- The guard of every settlement: still running, by this worker, under this fence. Found by its id: the index of what a worker runs
+-- holds everything that it ever ran, while somebody's old snapshot may want to see it.
+id = %(step)s AND status = 'running' AND worker_id IS NOT DISTINCT FROM %(worker)s AND fence = %(fence)s
 
 -- fragment: levels_of_queue
 -- The distinct priorities among a queue's ready rows without a promised wake-up, highest first, found by skipping through the
@@ -26,10 +27,16 @@ s.parked IS NULL AND s.due_at <= flowstone.now() AND s.v <= %(protocol)s AND s.t
 AND r.status IN ('pending', 'running') AND NOT r.paused AND
 -- use: worker_holds_a_lease
 
+-- fragment: may_run_beside
+-- A step that a process has died with, or that lost its worker, shares its process with no other.
+(NOT %(beside)s::boolean OR (s.crashes = 0 AND s.losses = 0))
+
 -- fragment: nobody_makes_it
--- No other step makes the same value now. `steps_makers` refuses two; this asks beforehand.
-(NOT s.sole OR NOT EXISTS (
-    SELECT 1 FROM flowstone.steps m WHERE m.status = 'running' AND m.sole AND m.name = s.name AND m.partition = s.partition))
+-- No other step makes the same value now. `steps_makers` refuses two; this asks beforehand. A lookup, not NOT EXISTS: that may be
+-- planned as a table of all makers, which reads the index with everything in it that is dead.
+(NOT s.sole OR (
+    SELECT m.id FROM flowstone.steps m
+     WHERE m.status = 'running' AND m.sole AND m.name = s.name AND m.partition = s.partition LIMIT 1) IS NULL)
 
 -- fragment: parked_as_its_run_says
 -- Why step s of run r may not be claimed for now, NULL if it may.

@@ -255,12 +255,12 @@ WITH lane AS (
      ORDER BY r.created_at, r.id LIMIT (SELECT greatest(0, room) FROM lane)
 ), moved AS (
     UPDATE flowstone.runs r SET admitted = true FROM next n WHERE r.id = n.id AND NOT r.admitted AND r.finished_at IS NULL
-    RETURNING r.id, r.round
+    RETURNING r.id, r.round, r.created_at
 ), logged AS (
     INSERT INTO flowstone.history (run_id, round, event, detail)
-    SELECT id, round, 'run.admitted', jsonb_build_object('lane', %(lane)s::text) FROM moved
+    SELECT id, round, 'run.admitted', jsonb_build_object('lane', %(lane)s::text) FROM moved ORDER BY created_at, id
 )
-SELECT id FROM moved;
+SELECT id FROM moved ORDER BY created_at, id;
 
 -- name: lanes_with_room
 -- Lanes in which a run waits although there is room: whoever was to let it in has died.
@@ -272,8 +272,15 @@ SELECT w.tenant, w.lane FROM (SELECT DISTINCT tenant, lane FROM flowstone.runs W
 
 -- name: unadmitted_parts
 -- Runs that were let in, or resumed, while some of their rows still stand aside: whoever was to call them has died.
-SELECT DISTINCT s.run_id FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
- WHERE s.parked IN ('paused', 'lane') AND r.admitted AND NOT r.paused AND r.finished_at IS NULL LIMIT %(limit)s;
+-- One seek for each run that has such rows, however many it has.
+WITH RECURSIVE aside AS (
+    (SELECT s.run_id FROM flowstone.steps s WHERE s.parked IN ('paused', 'lane') ORDER BY s.run_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT s.run_id FROM flowstone.steps s WHERE s.parked IN ('paused', 'lane') AND s.run_id > a.run_id ORDER BY s.run_id LIMIT 1)
+      FROM aside a WHERE a.run_id IS NOT NULL
+)
+SELECT a.run_id FROM aside a JOIN flowstone.runs r ON r.id = a.run_id
+ WHERE r.admitted AND NOT r.paused AND r.finished_at IS NULL LIMIT %(limit)s;
 
 -- name: half_paused
 -- Paused runs of which some rows are in the line still.
@@ -291,6 +298,7 @@ DELETE FROM flowstone.requests q WHERE q.id = (
 RETURNING q.id, q.run_id, q.act, q.detail, q.actor;
 
 -- name: matching
+-- plan: anew
 -- Runs that a filter names, newest first, by keyset: for acts on all of them.
 SELECT r.id, r.created_at FROM flowstone.runs r
  WHERE (%(statuses)s::text[] IS NULL OR r.status = ANY (%(statuses)s::text[]))
@@ -304,6 +312,7 @@ SELECT r.id, r.created_at FROM flowstone.runs r
  ORDER BY r.created_at DESC, r.id DESC LIMIT %(limit)s;
 
 -- name: matching_count
+-- plan: anew
 SELECT count(*) AS runs FROM flowstone.runs r
  WHERE (%(statuses)s::text[] IS NULL OR r.status = ANY (%(statuses)s::text[]))
    AND (%(name)s::text IS NULL OR r.name = %(name)s)
@@ -330,6 +339,7 @@ SELECT i.id, (SELECT r.id FROM flowstone.runs r WHERE r.id < i.id ORDER BY r.id 
   FROM unnest(%(ids)s::uuid[]) AS i(id);
 
 -- name: runs_page
+-- plan: anew
 -- Newest first, by keyset: pass the last row's created_at and id to go on.
 SELECT * FROM flowstone.runs r
  WHERE (%(status)s::text IS NULL OR r.status = %(status)s)

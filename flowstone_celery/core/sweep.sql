@@ -77,12 +77,15 @@ SELECT q.queue, coalesce(sum(n.slots), 0)::int AS slots, coalesce(sum(b.busy), 0
   ) q
   JOIN flowstone.nodes n ON n.status = 'live' AND n.alive_until > flowstone.now() AND q.queue = ANY (n.queues)
   LEFT JOIN LATERAL (
-      SELECT count(*) AS busy FROM flowstone.workers w JOIN flowstone.steps s ON s.worker_id = w.id AND s.status = 'running'
+      -- Steps side by side share the slot of their process: a child of a pool is one slot, however many it runs.
+      SELECT CASE WHEN n.pool = 'prefork' THEN count(DISTINCT w.id) ELSE count(*) END AS busy
+        FROM flowstone.workers w JOIN flowstone.steps s ON s.worker_id = w.id AND s.status = 'running'
        WHERE w.node_key = n.key AND w.status = 'live'
   ) b ON true
  GROUP BY q.queue;
 
 -- name: why_not_running
+-- plan: anew
 -- For each unfinished step the reason why it is not running.
 SELECT s.id, s.run_id, s.name, s.partition, s.queue, s.status,
        CASE

@@ -119,7 +119,14 @@ runs = Table(
     Index("runs_cancelling", "cancelled_at", postgresql_where=text("status = 'cancelling'")),
     Index("runs_open", "created_at", postgresql_where=text("finished_at IS NULL")),
     Index("runs_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
-    Index("runs_of_lane", "tenant", "lane", "created_at", "id", postgresql_where=text("lane IS NOT NULL")),
+    Index(
+        "runs_of_lane",
+        "tenant",
+        "lane",
+        "created_at",
+        "id",
+        postgresql_where=text("lane IS NOT NULL AND finished_at IS NULL"),
+    ),
     Index("runs_paused", "id", postgresql_where=text("paused AND finished_at IS NULL")),
     Index("runs_outside", "tenant", "lane", postgresql_where=text("NOT admitted AND finished_at IS NULL")),
     Index(

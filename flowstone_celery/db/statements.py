@@ -2,7 +2,8 @@
 
 A statement begins with `-- name: claim (step: ready -> running; run: pending -> running)`; the arrows may be missing. A piece that
 several statements share begins with `-- fragment: claimed` and is put in where a line reads `-- use: claimed`. Tables are written
-as `flowstone.steps`; the schema's name is replaced by the configured one.
+as `flowstone.steps`; the schema's name is replaced by the configured one. A prepared statement keeps one plan for all values; one
+whose filters may be given or not says `-- plan: anew`, and is planned for its values each time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from importlib import resources
 
 _HEAD = re.compile(r"^-- (?P<kind>name|fragment): (?P<name>\w+)(?: \((?P<arrows>.*)\))?\s*$", re.MULTILINE)
 _USE = re.compile(r"^\s*-- use: (\w+)\s*$", re.MULTILINE)
+_ANEW = re.compile(r"^\s*-- plan: anew\s*$", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*--.*\n?", re.MULTILINE)
 _SCHEMA = re.compile(r"\bflowstone\.")
 
@@ -27,6 +29,8 @@ class Statement:
     arrows: frozenset[tuple[str, str, str]]
     """Triples of noun, source status (empty for a birth) and target status."""
     text: str
+    anew: bool = False
+    """Whether it is planned for its values each time it runs."""
 
     def sql(self, schema: str) -> str:
         """The text for one schema, without comments."""
@@ -59,7 +63,11 @@ def parse(room: str, text: str) -> dict[str, Statement]:
         if name in statements:
             raise ValueError(f"statement {name!r} of {room} occurs twice")
         statements[name] = Statement(
-            room, name, parse_arrows(arrows), _clean(_with_fragments(body, fragments))
+            room,
+            name,
+            parse_arrows(arrows),
+            _clean(_with_fragments(body, fragments)),
+            anew=bool(_ANEW.search(body)),
         )
     return statements
 

@@ -51,21 +51,21 @@ class Wire:
         self._names: dict[tuple[str, tuple[int, ...]], bytes] = {}
         self._prepared = 0
 
-    def rows(self, text: str, values: Mapping[str, object]) -> list[dict[str, Any]]:
-        """Run the statement and return its rows.
+    def rows(self, text: str, values: Mapping[str, object], *, anew: bool = False) -> list[dict[str, Any]]:
+        """Run the statement and return its rows; `anew`: plan it for these values.
 
         Raises:
             psycopg.Error: as for psycopg's own `execute`.
         """
-        result = self._run(text, values)
+        result = self._run(text, values, anew=anew)
         if not result.nfields:
             return []
         self._transformer.set_pgresult(result)
         return self._transformer.load_rows(0, result.ntuples, _maker(_columns(result)))
 
-    def count(self, text: str, values: Mapping[str, object]) -> int:
+    def count(self, text: str, values: Mapping[str, object], *, anew: bool = False) -> int:
         """Run the statement and return how many rows it touched."""
-        return self._run(text, values).command_tuples or 0
+        return self._run(text, values, anew=anew).command_tuples or 0
 
     def begin(self) -> None:
         """A transaction is open."""
@@ -85,9 +85,12 @@ class Wire:
         self._pg.send_query(command)
         return self._answer()
 
-    def _run(self, text: str, values: Mapping[str, object]) -> PGresult:
+    def _run(self, text: str, values: Mapping[str, object], *, anew: bool) -> PGresult:
         query, names = numbered(text)
         parameters, types, formats = _dumped(values[name] for name in names)
+        if anew:
+            self._pg.send_query_params(query, parameters, types, formats)
+            return self._answer()
         try:
             name = self._names.get((text, types)) or self._prepare(text, query, types)
             self._pg.send_query_prepared(name, parameters, formats)
@@ -97,7 +100,7 @@ class Wire:
             self.forget()
             if self._pg.transaction_status != _IDLE:
                 raise
-            return self._run(text, values)
+            return self._run(text, values, anew=False)
 
     def forget(self) -> None:
         """All statements are prepared anew."""

@@ -8,7 +8,7 @@ ALTER TABLE flowstone.runs
 
 CREATE INDEX runs_finished ON flowstone.runs (finished_at) WHERE finished_at IS NOT NULL;
 
-CREATE INDEX runs_of_lane ON flowstone.runs (tenant, lane, created_at, id) WHERE lane IS NOT NULL;
+CREATE INDEX runs_of_lane ON flowstone.runs (tenant, lane, created_at, id) WHERE lane IS NOT NULL AND finished_at IS NULL;
 
 CREATE INDEX runs_paused ON flowstone.runs (id) WHERE paused AND finished_at IS NULL;
 

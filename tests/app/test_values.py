@@ -131,7 +131,7 @@ def test_metadata_that_is_not_plain_json_fails_the_attempt_and_not_the_worker(
     ],
 )
 def test_a_damaged_row_is_told_and_never_returned(fs: FlowStone, fs_test: TestKit, damage: str) -> None:
-    fs.asset(name="orders")(lambda: ["x" * 600])
+    fs.asset(name="orders", code_version="1")(lambda: ["x" * 600])
     fs.asset(name="revenue", retries=2)(lambda orders: len(orders))  # noqa: PLW0108 - the parameter is the dependency
     fs.run("orders", partition=7)
     sql(fs.database, f"UPDATE flowstone.asset_values SET {damage}")
@@ -140,7 +140,7 @@ def test_a_damaged_row_is_told_and_never_returned(fs: FlowStone, fs_test: TestKi
     reader = FlowStone(
         namespace="test", mode="inline", settings=fs_test.settings
     )  # has nothing in its memory
-    reader.asset(name="orders")(lambda: [1])
+    reader.asset(name="orders", code_version="1")(lambda: [1])
     reader.asset(name="revenue", retries=2)(lambda orders: orders)
     try:
         assert isinstance(failure(reader, "revenue", partition=7).__cause__, CorruptRow)

@@ -211,6 +211,13 @@ SELECT id, 1, 'plain', 'a', %(task)s, CASE WHEN n %% 3 = 0 THEN %(queue)s ELSE '
 INSERT INTO flowstone.step_edges
 SELECT c.id, p.id, false FROM flowstone.steps c JOIN flowstone.steps p ON p.id IN (c.id - 1, c.id - 2);
 
+UPDATE flowstone.steps SET parked = CASE id %% 4 WHEN 0 THEN 'due' WHEN 1 THEN 'maker' WHEN 2 THEN 'paused' ELSE 'lane' END
+ WHERE status = 'ready' AND sent_at IS NULL AND id > 14000;
+
+UPDATE flowstone.runs r SET lane = 'l' || s.id %% 50, admitted = s.parked IS DISTINCT FROM 'lane', paused = s.parked IS NOT DISTINCT FROM 'paused',
+       deadline_at = CASE WHEN s.id %% 9 = 0 THEN flowstone.now() + s.id * interval '1 second' END
+  FROM flowstone.steps s WHERE s.run_id = r.id AND s.id %% 2 = 0;
+
 VACUUM ANALYZE flowstone.runs, flowstone.steps, flowstone.step_edges, flowstone.workers
 """
 _LARGE = {"steps", "runs", "step_edges", "history", "asset_values"}
@@ -220,12 +227,16 @@ _HERE: dict[str, Any] = {
     "workers": [40, 80], "crash": 1, "loss": 0, "crash_limit": 3, "reason": "r", "output": None, "status": "failed", "error": "{}",
     "dependents": "failed", "dependents_error": "{}", "failed_attempts": 1, "crashed": 0, "delay": 1.0, "pause": 2.0,
     "places": 2, "run": "00000000-0000-0000-0000-000000000001", "actor": "a", "actor_type": "user", "hold": 3.0, "gap": 1.0,
-    "alive": [40, 80], "after": 0, "lost": 0, "note": "n", "key": "k", "tenant": "",
+    "alive": [40, 80], "after": 0, "lost": 0, "note": "n", "key": "k", "tenant": "", "lane": "l7", "begin_at": ["a"], "everything": False,
+    "deadline_in": None, "beside": False, "name": "a", "partition": "", "low": "01a00000-0000-0000-0000-000000000000",
+    "high": "01afffff-ffff-ffff-ffff-ffffffffffff", "ids": ["00000000-0000-0000-0000-000000000001"],
 }  # fmt: skip
 HOT = (
     "agenda", "claim", "claim_next", "claim_promised", "promise", "promise_again", "release_lost", "release_dead", "at_limit", "capacity",
     "workers_of_place", "watch", "cancelling", "cancel", "cancel_steps", "succeed", "end_without_value", "retry", "give_back",
-    "next_due_of_run", "progress", "events", "by_key", "settled_under",
+    "next_due_of_run", "progress", "events", "by_key", "settled_under", "unpark_due", "unpark_awaiting", "free_awaiting", "expire",
+    "reopen", "pause", "resume", "park_paused", "unpark_run", "admit", "lanes_with_room", "unadmitted_parts", "half_paused",
+    "by_prefix", "neighbors",
 )  # fmt: skip
 
 
@@ -271,6 +282,16 @@ def test_hot_statements_read_no_large_table_from_end_to_end(crowded: Lab, name: 
         ("watch", {"steps_running"}),
         ("cancelling", {"runs_cancelling"}),
         ("capacity", {"steps_promised", "steps_running"}),
+        ("unpark_due", {"steps_due"}),
+        ("unpark_awaiting", {"steps_awaiting"}),
+        ("expire", {"runs_deadline"}),
+        ("admit", {"runs_of_lane"}),
+        ("lanes_with_room", {"runs_outside", "runs_of_lane"}),
+        ("unadmitted_parts", {"steps_aside"}),
+        ("half_paused", {"runs_paused", "steps_of_run"}),
+        ("park_paused", {"steps_of_run"}),
+        ("unpark_run", {"steps_of_run"}),
+        ("cancel_steps", {"steps_of_run"}),
     ],
 )
 def test_sweeps_hold_to_their_partial_indexes(crowded: Lab, name: str, indexes: set[str]) -> None:

@@ -19,6 +19,7 @@ from flowstone_celery.record import audit
 if TYPE_CHECKING:
     from flowstone_celery.config import Settings
     from flowstone_celery.db.database import Database, Row, Tx
+    from flowstone_celery.db.statements import Statement
 
 DAY = 86_400.0
 _GRACE = DAY
@@ -83,9 +84,9 @@ def batch(database: Database, policy: Policy, *, actor: str, after: datetime | N
     about = {"keep": policy.keep, "limit": _RUNS}
 
     def work(tx: Tx) -> Pruned:
-        row = _one(tx, "prune_runs", **about, key_life=policy.key_life, after=after, most_steps=_STEPS)
+        row = _one(tx, SQL["prune_runs"], **about, key_life=policy.key_life, after=after, most_steps=_STEPS)
         left = len(tx.rows(SQL["expired_values"], grace=_GRACE, limit=_RUNS))
-        dead = _one(tx, "bury_rows", **about)["dead"]
+        dead = _one(tx, SQL["bury_rows"], **about)["dead"]
         if row["runs"]:
             details = {"runs": row["runs"], "older_than_seconds": policy.keep}
             audit.add(
@@ -120,7 +121,7 @@ def prunable(database: Database, policy: Policy) -> Pruned:
     return Pruned(runs=row["runs"], leftovers=row["leftovers"])
 
 
-def _one(tx: Tx, name: str, **values: Any) -> Row:
-    row = tx.row(SQL[name], **values)
+def _one(tx: Tx, statement: Statement, **values: Any) -> Row:
+    row = tx.row(statement, **values)
     assert row is not None, "a statement that counts answers one row"
     return row

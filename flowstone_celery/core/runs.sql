@@ -83,7 +83,7 @@ SELECT id FROM moved;
 WITH batch AS (
     SELECT s.id FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
      WHERE s.run_id = %(run)s AND s.status IN ('blocked', 'ready') AND r.status = 'cancelling'
-     ORDER BY s.id LIMIT %(limit)s FOR NO KEY UPDATE OF s SKIP LOCKED
+     ORDER BY s.ordinal LIMIT %(limit)s FOR NO KEY UPDATE OF s SKIP LOCKED
 ), moved AS (
     UPDATE flowstone.steps s SET status = 'cancelled', finished_at = flowstone.now(), due_at = NULL, sent_at = NULL, parked = NULL
       FROM batch b WHERE s.id = b.id AND s.status IN ('blocked', 'ready')
@@ -213,7 +213,7 @@ SELECT id FROM moved;
 WITH batch AS (
     SELECT s.id FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
      WHERE s.run_id = %(run)s AND s.status = 'ready' AND s.parked IS NULL AND r.paused
-     ORDER BY s.id LIMIT %(limit)s FOR NO KEY UPDATE OF s SKIP LOCKED
+     ORDER BY s.ordinal LIMIT %(limit)s FOR NO KEY UPDATE OF s SKIP LOCKED
 )
 UPDATE flowstone.steps s SET parked = 'paused', sent_at = NULL, sends = 0
  WHERE s.id = ANY (ARRAY(SELECT id FROM batch)) AND s.status = 'ready'
@@ -225,7 +225,7 @@ RETURNING s.id;
 WITH batch AS (
     SELECT s.id, s.queue, s.priority FROM flowstone.steps s
      WHERE s.run_id = %(run)s AND s.status = 'ready' AND (s.parked IN ('paused', 'lane') OR s.sent_at IS NOT NULL)
-     ORDER BY s.id LIMIT %(limit)s FOR NO KEY UPDATE OF s SKIP LOCKED
+     ORDER BY s.ordinal LIMIT %(limit)s FOR NO KEY UPDATE OF s SKIP LOCKED
 ), plan AS (
     SELECT b.*, row_number() OVER (PARTITION BY b.queue, b.priority ORDER BY b.id) AS nth FROM batch b
 ), turns AS (

@@ -55,7 +55,7 @@ WITH batch AS (
      WHERE a.parked = 'maker' AND (%(only_run)s::uuid IS NULL OR a.run_id = %(only_run)s)
        AND NOT EXISTS (SELECT 1 FROM flowstone.steps m
                         WHERE m.status = 'running' AND m.sole AND m.name = a.name AND m.partition = a.partition)
-     ORDER BY a.id LIMIT %(limit)s FOR NO KEY UPDATE OF a SKIP LOCKED
+     ORDER BY a.name, a.partition LIMIT %(limit)s FOR NO KEY UPDATE OF a SKIP LOCKED
 )
 UPDATE flowstone.steps s SET parked =
        -- use: parked_as_its_run_says

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from flowstone_celery.config import Settings
     from flowstone_celery.core.model import Carrier, WakeUp
     from flowstone_celery.db.database import Database, Tx
+    from flowstone_celery.db.statements import Statement
 
 _BATCH = 1_000
 
@@ -46,15 +47,15 @@ def back_in_line(database: Database, *, only_run: UUID | None = None) -> list[st
     """
     return [
         queue
-        for statement in ("unpark_due", "unpark_awaiting")
+        for statement in (SQL["unpark_due"], SQL["unpark_awaiting"])
         for queue in _unpark(database, statement, only_run)
     ]
 
 
-def _unpark(database: Database, statement: str, only_run: UUID | None) -> list[str]:
+def _unpark(database: Database, statement: Statement, only_run: UUID | None) -> list[str]:
     queues: list[str] = []
     while True:
-        batch = database.once(SQL[statement], only_run=only_run, limit=_BATCH)
+        batch = database.once(statement, only_run=only_run, limit=_BATCH)
         queues += [row["queue"] for row in batch]
         if len(batch) < _BATCH:
             return queues

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from onedb import sql
 
-from flowstone_celery import FlowStone
+from flowstone_celery import Context, Dynamic, FlowStone, Previous, Static
 from flowstone_celery.assets.reasons import (
     CodeChanged,
     DependencyAdded,
@@ -219,6 +219,49 @@ def test_a_value_without_a_recipe_is_compared_by_the_versions_that_it_was_made_f
     shop.source = []
     shop.fs.materialize("orders")
     assert shop.kinds("revenue") == [InputChanged]
+
+
+def test_a_value_made_of_several_partitions_knows_each_of_them(fs: FlowStone) -> None:
+    sold = {"ann": 1, "bob": 2}
+
+    @fs.asset(partitions=Dynamic("customers"))
+    def bill(ctx: Context) -> int:
+        return sold[str(ctx.partition)]
+
+    fs.asset(name="total")(lambda bill: sum(bill.values()))
+    fs.partitions.add("customers", "ann", "bob")
+    assert fs.run("total").get() == 3
+    assert fs.freshness("total").is_fresh
+    sold["bob"] = 5
+    fs.materialize(bill, partition="bob")
+    assert "test.bill [bob] changed" in fs.freshness("total").sentence
+    assert fs.run("total").get() == 6
+    sold["eve"] = 10
+    fs.partitions.add("customers", "eve")
+    assert [type(each) for each in fs.freshness("total").reasons] == [InputMissing]
+    assert fs.run("total").get() == 16
+    fs.partitions.remove("customers", "ann")
+    assert "test.bill [ann], of which version" in fs.freshness("total").sentence
+    assert fs.run("total").get() == 15
+    assert fs.stale() == []
+
+
+def test_a_slice_made_of_the_one_before_it_is_stale_with_it(fs: FlowStone) -> None:
+    added = {1: 1, 2: 2, 3: 3}
+
+    @fs.asset(partitions=Static([1, 2, 3]), mappings={"balance": Previous()}, deps=["balance"])
+    def balance(ctx: Context, balance: int | None) -> int:
+        return (balance or 0) + added[int(str(ctx.partition))]
+
+    assert fs.run(balance, partition=3).get() == 6
+    fs.invalidate(balance, partition=1)
+    (reason,) = fs.freshness(balance, partition=3).reasons
+    assert isinstance(reason, InputStale)
+    assert [each.partition for each in reason.path] == ["i:2", "i:1"]
+    assert [each.partition for each in fs.stale(balance)] == ["i:1", "i:2", "i:3"]
+    added[1] = 11
+    assert fs.run(balance, partition=3).get() == 16
+    assert fs.stale() == []
 
 
 # --- run --------------------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import pytest
 from corelab import in_threads
 
 from flowstone_celery import FlowStone
+from flowstone_celery.core import doctor
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.errors import DependencyCycle, RunFailed
 from flowstone_celery.telemetry import add_sink, remove_sink
@@ -66,6 +67,7 @@ def houses(
     found = [house(settings, declare) for _ in range(count)]
     try:
         yield found
+        assert doctor.examine(found[0].database) == []
     finally:
         for each in found:
             each.close()

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
 import psycopg
@@ -135,48 +135,40 @@ def _maker(columns: tuple[bytes, ...]) -> Callable[[Iterable[Any]], dict[str, An
 # --- parameters -----------------------------------------------------------------------------------------------------------------
 
 
+_Dumped: TypeAlias = "tuple[bytes | None, int]"
+"""A value as bytes, and its type; unknown for what the statement itself tells."""
+
+
 def _dumped(
     values: Iterable[object],
-) -> tuple[list[bytes | None], tuple[int, ...], list[pq.Format]]:
+) -> tuple[list[bytes | None], tuple[int, ...], list[pq.Format] | None]:
     dumped = [_dump(value) for value in values]
-    return (
-        [each[0] for each in dumped],
-        tuple(each[1] for each in dumped),
-        [_BINARY if each[1] == _BYTEA else _TEXT for each in dumped],
-    )
+    types = tuple([kind for _, kind in dumped])
+    formats = [_BINARY if kind == _BYTEA else _TEXT for kind in types] if _BYTEA in types else None
+    return [each for each, _ in dumped], types, formats
 
 
-def _dump(value: object) -> tuple[bytes | None, int]:
-    """The value as bytes and its type, unknown for what the statement itself tells."""
-    if value is None:
-        return None, _UNKNOWN
-    if isinstance(value, str):
-        return _text(value), _UNKNOWN
-    if isinstance(value, bool):
-        return b"t" if value else b"f", _BOOL
-    if isinstance(value, int):
-        return b"%d" % value, _INT8
-    if isinstance(value, float):
-        return repr(float(value)).encode(), _FLOAT8
-    if isinstance(value, bytes):
-        return value, _BYTEA
-    if isinstance(value, UUID):
-        return str(value).encode(), _UUID
-    if isinstance(value, datetime):
-        return value.isoformat().encode(), _TIMESTAMPTZ
-    if isinstance(value, list | tuple):
-        return _array(value), _UNKNOWN
+def _dump(value: object) -> _Dumped:
+    dump = _DUMPERS.get(type(value)) or _of_base(value)
+    return dump(value)
+
+
+def _of_base(value: object) -> Callable[[Any], _Dumped]:
+    """How a value of a derived type is sent: as one of its base."""
+    for base, dump in _DUMPERS.items():
+        if isinstance(value, base):
+            return dump
     raise psycopg.ProgrammingError(f"a named statement takes no {type(value).__name__}")
 
 
-def _text(value: str) -> bytes:
+def _text(value: str) -> _Dumped:
     if "\x00" in value:
         raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
-    return value.encode()
+    return value.encode(), _UNKNOWN
 
 
-def _array(members: Iterable[object]) -> bytes:
-    return b"{" + b",".join(_member(each) for each in members) + b"}"
+def _list(members: Iterable[object]) -> _Dumped:
+    return b"{" + b",".join([_member(each) for each in members]) + b"}", _UNKNOWN
 
 
 def _member(value: object) -> bytes:
@@ -189,3 +181,17 @@ def _member(value: object) -> bytes:
     if not isinstance(value, str) or (value and not _QUOTED.search(value) and value.upper() != "NULL"):
         return dumped
     return b'"' + dumped.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
+
+
+_DUMPERS: dict[type, Callable[[Any], _Dumped]] = {
+    type(None): lambda _: (None, _UNKNOWN),
+    str: _text,
+    bool: lambda value: (b"t" if value else b"f", _BOOL),
+    int: lambda value: (b"%d" % value, _INT8),
+    float: lambda value: (repr(float(value)).encode(), _FLOAT8),
+    bytes: lambda value: (value, _BYTEA),
+    UUID: lambda value: (str(value).encode(), _UUID),
+    datetime: lambda value: (value.isoformat().encode(), _TIMESTAMPTZ),
+    list: _list,
+    tuple: _list,
+}

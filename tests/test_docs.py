@@ -27,6 +27,8 @@ EXECUTED = [
     "how-to/use-resources.md",
     "how-to/partition-your-assets.md",
     "how-to/join-your-transaction.md",
+    "how-to/retry-and-rerun.md",
+    "how-to/order-and-fairness.md",
 ]
 
 

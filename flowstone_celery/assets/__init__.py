@@ -7,6 +7,8 @@
    the digest of its code.
 4. `graph.py` knows who needs whom: order, closures, cycles, drawings.
 5. `catalog.py` finds an asset by its name and checks all of them together.
+6. `recipe.py` says what a value is made of; `freshness.py` compares that with what stands now, `reasons.py` and `why.py` tell the
+   difference, `judging.py` holds the verbs.
 
 Whatever can be told at declaration raises here, with the nearest name suggested; never in a worker at night.
 """

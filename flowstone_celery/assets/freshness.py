@@ -52,9 +52,11 @@ def assess(
     catalog: Catalog, database: Database, needs: NeedsOf, targets: Iterable[Slice]
 ) -> dict[Slice, Standing]:
     """How the targets stand, and everything that they need; each behind what it needs."""
-    wanted = _ordered(targets, lambda slice_: _wanted(needs, slice_))
+    untold: set[Slice] = set()
+    wanted = _ordered(targets, lambda slice_: _wanted(needs, slice_, untold))
     rows = _as_slices(standing.currents(database, wanted))
-    unlike = {each: row.value_id for each, row in rows.items() if _is_unlike(row, wanted[each], rows)}
+    told = {each: row for each, row in rows.items() if each not in untold}
+    unlike = {each: row.value_id for each, row in told.items() if _is_unlike(row, wanted[each], rows)}
     used = standing.consumed_by(database, unlike.values())
     found: dict[Slice, Standing] = {}
     for slice_, needed in wanted.items():
@@ -73,11 +75,12 @@ def _as_slices(by_key: Mapping[tuple[str, str], V]) -> dict[Slice, V]:
     return {Slice(*key): each for key, each in by_key.items()}
 
 
-def _wanted(needs: NeedsOf, slice_: Slice) -> dict[Slice, bool]:
-    """What the slice needs; nothing, where its definitions no longer tell."""
+def _wanted(needs: NeedsOf, slice_: Slice, untold: set[Slice]) -> dict[Slice, bool]:
+    """What the slice needs. Where definitions that have changed no longer tell, its inputs are not judged."""
     try:
         listed = needs(slice_)
     except (InvalidMapping, InvalidPartition):
+        untold.add(slice_)
         return {}
     wanted: dict[Slice, bool] = {}
     for dependency, slices in listed:

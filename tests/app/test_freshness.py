@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from onedb import sql
 
-from flowstone_celery import Context, Dynamic, FlowStone, Previous, Static
+from flowstone_celery import Context, Daily, Dynamic, FlowStone, Previous, Static
 from flowstone_celery.assets.reasons import (
     CodeChanged,
     DependencyAdded,
@@ -20,7 +20,7 @@ from flowstone_celery.assets.reasons import (
     Invalidated,
     NeverMade,
 )
-from flowstone_celery.errors import InvalidOption, UnknownAsset
+from flowstone_celery.errors import InvalidMapping, InvalidOption, UnknownAsset
 from flowstone_celery.outcomes import Skip
 from flowstone_celery.record import audit, lineage, values
 
@@ -244,6 +244,24 @@ def test_a_value_made_of_several_partitions_knows_each_of_them(fs: FlowStone) ->
     assert "test.bill [ann], of which version" in fs.freshness("total").sentence
     assert fs.run("total").get() == 15
     assert fs.stale() == []
+
+
+def test_a_value_whose_inputs_no_longer_can_be_told_is_judged_by_its_code_alone(
+    fs: FlowStone, shop: Shop
+) -> None:
+    def declared(start: str) -> FlowStone:
+        found = FlowStone(mode="inline", namespace="days", settings=fs.settings)
+        found.asset(name="raw", partitions=Daily(start))(lambda: 1)
+        found.asset(name="total", partitions=Daily("2026-01-01"))(lambda raw: raw)
+        shop.opened.append(found)
+        return found
+
+    declared("2026-01-01").run("total", partition=date(2026, 1, 5))
+    later = declared("2026-02-01")
+    assert later.freshness("total", partition=date(2026, 1, 5)).is_fresh
+    later.invalidate("total", partition=date(2026, 1, 5))
+    with pytest.raises(InvalidMapping, match=r"has no partition of 'days\.raw'"):
+        later.run("total", partition=date(2026, 1, 5))
 
 
 def test_a_slice_made_of_the_one_before_it_is_stale_with_it(fs: FlowStone) -> None:

@@ -44,6 +44,7 @@ def _range_options(verb: F) -> F:
 @click.argument("name", required=False)
 @click.option("--missing", is_flag=True, help="Only those without a value.")
 @click.option("--failed", is_flag=True, help="Only those whose newest attempt failed.")
+@click.option("--stale", is_flag=True, help="Only those whose value is stale.")
 @_range_options
 @click.option("--limit", type=click.IntRange(1), help="Only so many, the newest of them.")
 @json_option
@@ -52,6 +53,7 @@ def ls(
     name: str | None,
     missing: bool,
     failed: bool,
+    stale: bool,
     first: str | None,
     last: str | None,
     limit: int | None,
@@ -64,18 +66,37 @@ def ls(
         return
     rows = [
         row
-        for row in _rows(fs, fs.catalog.fetch(name), first, last)
-        if (row["version"] is None or not missing) and (row["state"] == "failed" or not failed)
+        for row in _judged(fs, list(_rows(fs, fs.catalog.fetch(name), first, last)))
+        if (row["freshness"] == "stale" or not stale)
+        and (row["version"] is None or not missing)
+        and (row["state"] == "failed" or not failed)
     ]
     rows = rows[-limit:] if limit else rows
     if as_json:
         put_rows(rows)
         return
     cells = [
-        (mark(row["state"]), row["key"], row["version"], when(row["materialized_at"]), row["run_id"])
+        (
+            mark(row["state"]),
+            mark(row["freshness"]),
+            row["key"],
+            row["version"],
+            when(row["materialized_at"]),
+            row["run_id"],
+        )
         for row in rows
     ]
-    put_table(("state", "partition", "version", "made", "run"), cells, empty="No partition fits.")
+    heads = ("state", "freshness", "partition", "version", "made", "run")
+    put_table(heads, cells, empty="No partition fits.")
+
+
+def _judged(fs: FlowStone, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows, each with whether its value is fresh."""
+    from flowstone_celery.assets.slices import Slice
+
+    found = fs.freshness_of([Slice(row["asset"], row["partition"]) for row in rows])
+    for row, standing in zip(rows, found.values(), strict=True):
+        yield {**row, "freshness": standing.state.value}
 
 
 def _list_assets(fs: FlowStone, *, as_json: bool) -> None:

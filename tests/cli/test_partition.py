@@ -89,6 +89,16 @@ def test_partitions_are_listed_with_their_state_and_narrowed_by_it(shop: Cli) ->
     assert "failed" in shop("partition", "ls", "orders").stdout
 
 
+def test_stale_partitions_are_listed_by_themselves(shop: Cli) -> None:
+    make(shop, "2026-01-02", "2026-01-05")
+    assert shop("asset", "invalidate", "orders", "-p", "2026-01-02", "--yes").exit_code == 0
+    stale = rows(shop("partition", "ls", "revenue", "--stale", "--json").stdout)
+    assert [(row["key"], row["state"], row["freshness"]) for row in stale] == [
+        ("2026-01-02", "success", "stale")
+    ]
+    assert "orders [2026-01-02] is stale" in shop("asset", "why", "revenue", "-p", "2026-01-02").stdout
+
+
 def test_assets_are_listed_with_how_many_of_their_partitions_are_made(shop: Cli) -> None:
     make(shop, "2026-01-02")
     found = {row["asset"]: row for row in rows(shop("partition", "ls", "--json").stdout)}

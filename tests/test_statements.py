@@ -229,7 +229,7 @@ _HERE: dict[str, Any] = {
     "places": 2, "run": "00000000-0000-0000-0000-000000000001", "actor": "a", "actor_type": "user", "hold": 3.0, "gap": 1.0,
     "alive": [40, 80], "after": 0, "lost": 0, "note": "n", "key": "k", "tenant": "", "lane": "l7", "begin_at": ["a"], "everything": False,
     "deadline_in": None, "beside": False, "name": "a", "partition": "", "low": "01a00000-0000-0000-0000-000000000000",
-    "high": "01afffff-ffff-ffff-ffff-ffffffffffff", "ids": ["00000000-0000-0000-0000-000000000001"],
+    "high": "01afffff-ffff-ffff-ffff-ffffffffffff", "runs": ["00000000-0000-0000-0000-000000000001"],
 }  # fmt: skip
 HOT = (
     "agenda", "claim", "claim_next", "claim_promised", "promise", "promise_again", "release_lost", "release_dead", "at_limit", "capacity",

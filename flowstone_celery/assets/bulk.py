@@ -45,7 +45,7 @@ class Runs:
         return sum(run.cancel(actor=actor, reason=reason) for run in self._those(_OPEN))
 
     def retry(self, *, deadline: Deadline | None = None, actor: str = "") -> int:
-        """Those that failed or were cancelled have their next round (FS-22); answers how many.
+        """Those that failed or were cancelled have their next round (FS-22); answers how many. Inline ones are left to `FlowStone.resume`.
 
         Raises:
             InvalidOption: the deadline is none or has passed.

@@ -56,7 +56,7 @@ def short(database: Database, ids: Sequence[UUID]) -> dict[UUID, str]:
     """As much of each id as tells it from all other runs now."""
     return {
         row["id"]: _short(row["id"], row["before"], row["after"])
-        for row in database.once(SQL["neighbors"], ids=list(ids))
+        for row in database.once(SQL["neighbors"], runs=list(ids))
     }
 
 

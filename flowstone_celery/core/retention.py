@@ -84,7 +84,7 @@ def batch(database: Database, policy: Policy, *, actor: str, after: datetime | N
     about = {"keep": policy.keep, "limit": _RUNS}
 
     def work(tx: Tx) -> Pruned:
-        row = _one(tx, SQL["prune_runs"], **about, key_life=policy.key_life, after=after, most_steps=_STEPS)
+        row = _one(tx, SQL["prune_runs"], **about, key_life=policy.key_life, reached=after, most_steps=_STEPS)
         left = len(tx.rows(SQL["expired_values"], grace=_GRACE, limit=_RUNS))
         dead = _one(tx, SQL["bury_rows"], **about)["dead"]
         if row["runs"]:

@@ -7,7 +7,7 @@
 WITH ended AS (
     SELECT r.id, r.finished_at, r.total_steps FROM flowstone.runs r
      WHERE r.finished_at < flowstone.now() - make_interval(secs => %(keep)s)
-       AND (%(after)s::timestamptz IS NULL OR r.finished_at >= %(after)s)
+       AND (%(reached)s::timestamptz IS NULL OR r.finished_at >= %(reached)s)
        AND (r.idempotency_key IS NULL OR r.created_at < flowstone.now() - make_interval(secs => %(key_life)s))
      ORDER BY r.finished_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), old AS MATERIALIZED (

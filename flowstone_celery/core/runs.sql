@@ -336,7 +336,7 @@ SELECT id FROM flowstone.runs WHERE id BETWEEN %(low)s::uuid AND %(high)s::uuid 
 -- The ids next to these: what a short form must tell them from.
 SELECT i.id, (SELECT r.id FROM flowstone.runs r WHERE r.id < i.id ORDER BY r.id DESC LIMIT 1) AS before,
        (SELECT r.id FROM flowstone.runs r WHERE r.id > i.id ORDER BY r.id LIMIT 1) AS after
-  FROM unnest(%(ids)s::uuid[]) AS i(id);
+  FROM unnest(%(runs)s::uuid[]) AS i(id);
 
 -- name: runs_page
 -- plan: anew

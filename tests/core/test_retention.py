@@ -252,7 +252,7 @@ def test_pruning_reads_no_large_table_from_end_to_end(flowstone_databases: Any) 
         lab.answers["s0"] = Done()
         lab.sql("ANALYZE")
         given = {
-            "keep": MONTH.keep, "key_life": MONTH.key_life, "after": None, "limit": 500, "most_steps": 5_000, "grace": DAY,
+            "keep": MONTH.keep, "key_life": MONTH.key_life, "reached": None, "limit": 500, "most_steps": 5_000, "grace": DAY,
         }  # fmt: skip
         for name in ("prune_runs", "expired_values", "prunable"):
             with lab.database.connection() as connection:

@@ -235,8 +235,8 @@ step_edges = Table(
 history = Table(
     "history",
     metadata,
+    Column("run_id", Uuid, primary_key=True),
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    Column("run_id", Uuid, nullable=False),
     Column("step_id", BigInteger),
     _count("round", 1),
     Column("event", Text, nullable=False),
@@ -245,7 +245,6 @@ history = Table(
     Column("worker_id", BigInteger),
     _now("at"),
     Column("detail", JSONB),
-    Index("history_of_run", "run_id", "id"),
 )
 
 nodes = Table(
@@ -379,7 +378,6 @@ lineage = Table(
     Column("run_id", Uuid, nullable=False),
     _now("consumed_at"),
     Index("lineage_down", "upstream_asset", "upstream_partition", "upstream_value_id"),
-    Index("lineage_up", "asset", "partition"),
 )
 
 audit = Table(

@@ -44,6 +44,14 @@ CREATE INDEX steps_awaiting ON flowstone.steps (name, partition) WHERE parked = 
 
 CREATE UNIQUE INDEX steps_makers ON flowstone.steps (name, partition) WHERE status = 'running' AND sole;
 
+ALTER TABLE flowstone.history DROP CONSTRAINT history_pkey;
+
+DROP INDEX flowstone.history_of_run;
+
+ALTER TABLE flowstone.history ADD PRIMARY KEY (run_id, id);
+
+DROP INDEX flowstone.lineage_up;
+
 ALTER TABLE flowstone.asset_values ADD COLUMN recipe TEXT;
 
 ALTER TABLE flowstone.asset_current

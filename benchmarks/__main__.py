@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import chain, imports, latency, timers
+from benchmarks import chain, idle, imports, latency, plan, timers
 from benchmarks.errors import BenchmarkError
 from benchmarks.report import print_json, print_table
 from benchmarks.sides import PEERS_PYTHON
@@ -18,7 +18,14 @@ from benchmarks.sides import PEERS_PYTHON
 if TYPE_CHECKING:
     from types import ModuleType
 
-BENCHMARKS = {"chain": chain, "latency": latency, "import": imports, "timers": timers}
+BENCHMARKS = {
+    "chain": chain,
+    "latency": latency,
+    "import": imports,
+    "timers": timers,
+    "plan": plan,
+    "idle": idle,
+}
 """Each module has `arguments(parser)` and `measure(options) -> Result`; its docstring is its help."""
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,9 +31,10 @@ _READY_SECONDS = 60.0
 class Side:
     """One side while it runs."""
 
-    def __init__(self, client: subprocess.Popen[str]) -> None:
-        """Talk to this client process."""
+    def __init__(self, client: subprocess.Popen[str], worker_pid: int | None = None) -> None:
+        """Talk to this client process. `worker_pid`: the parent of the side's worker, if it has one."""
         self._client = client
+        self.worker_pid = worker_pid
 
     def ask(self, deed: str, **options: object) -> Any:
         """What the deed answers, in the client's process.
@@ -58,6 +59,7 @@ class Sides:
     ours: Side
     celery: Side | None
     machine: dict[str, str]
+    database_url: str
 
 
 @contextmanager
@@ -83,7 +85,28 @@ def sides(options: Namespace, *, peer: bool = True, **environment: str) -> Itera
             else None
         )
         versions = (theirs or ours).ask("about")
-        yield Sides(ours, theirs, {**services.versions, **versions})
+        yield Sides(ours, theirs, {**services.versions, **versions}, services.database_url)
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """Servers, and clients of ours as they are asked for; no worker."""
+
+    module: str
+    env: Mapping[str, str]
+    versions: Mapping[str, str]
+
+    def client(self) -> AbstractContextManager[Side]:
+        """A client process for the block."""
+        return _client(Path(sys.executable), self.module, self.env)
+
+
+@contextmanager
+def alone(module: str, **environment: str) -> Iterator[Alone]:
+    """Servers for the block, of which clients make use that run this module. The variables are for the clients."""
+    with serving() as services, tempfile.TemporaryDirectory(prefix="flowstone-benchmark-logs-") as folder:
+        env = {**_environment(services, Path(folder)), **environment}
+        yield Alone(module, _with_broker(env, services.broker(0)), services.versions)
 
 
 @contextmanager
@@ -92,7 +115,7 @@ def _side(python: Path, module: str, env: Mapping[str, str], events: bool, folde
     log = folder / f"{module}.log"
     with (
         worker(python, module, env=env, events=events, log=log) as process,
-        _client(python, module, env) as side,
+        _client(python, module, env, process.pid) as side,
     ):
         deadline = time.monotonic() + _READY_SECONDS
         while not side.ask("ping"):
@@ -104,7 +127,9 @@ def _side(python: Path, module: str, env: Mapping[str, str], events: bool, folde
 
 
 @contextmanager
-def _client(python: Path, module: str, env: Mapping[str, str]) -> Iterator[Side]:
+def _client(
+    python: Path, module: str, env: Mapping[str, str], worker_pid: int | None = None
+) -> Iterator[Side]:
     process = subprocess.Popen(
         [str(python), "-m", "benchmarks.client", module],
         cwd=ROOT,
@@ -115,7 +140,7 @@ def _client(python: Path, module: str, env: Mapping[str, str]) -> Iterator[Side]
         start_new_session=True,
     )
     try:
-        yield Side(process)
+        yield Side(process, worker_pid)
     finally:
         process.kill()
         process.communicate()

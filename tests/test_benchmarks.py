@@ -79,6 +79,30 @@ def test_chain_compares_a_step_with_a_step_of_celery_and_leaves_no_process() -> 
     assert said["machine"].keys() >= SERVERS
 
 
+def test_plan_tells_seconds_and_memory_of_a_graph_of_any_size_without_a_peer() -> None:
+    said = line_of("plan", "--assets", "120", "--partitions", "7", "--steps", "40", "--rounds", "1")
+    assert said["ours"].keys() == {
+        "declare_s",
+        "plan_s",
+        "fresh_all_s",
+        "fresh_partitions_s",
+        "start_all_s",
+        "start_many_s",
+        "start_many_peak_mb",
+    }
+    assert (said["ratio"], said["ratios"], said["peers"]) == (None, {}, {})
+
+
+@pytest.mark.worker
+def test_idle_tells_what_a_worker_and_its_keeper_cost_and_leaves_no_process() -> None:
+    mark = uuid4().hex
+    said = line_of("idle", "--waiting", "40", "--seconds", "4", mark=mark)
+    assert marked(mark) == []
+    parts = [said["ours"][f"{part}_cpu_percent"] for part in ("worker", "keeper", "postgres")]
+    assert said["ours"]["cpu_percent"] == pytest.approx(sum(parts), abs=0.01)
+    assert (said["ratio"], said["peers"]) == (None, {})
+
+
 def test_missing_environment_of_the_peers_names_the_way_out(tmp_path: Path) -> None:
     done = run("latency", "--peer-python", str(tmp_path / "python"))
     assert done.returncode == 1

@@ -55,6 +55,12 @@ def warm() -> None:
         run.get(timeout=TIMEOUT)
 
 
+@fs.asset
+def after(stamp: float) -> float:
+    """Stand on another."""
+    return stamp
+
+
 # --- chain ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -114,6 +120,15 @@ def wait_far(count: int) -> int:
     return count
 
 
+def wait_blocked(count: int) -> int:
+    """As many steps wait: half are due at a moment of their own, an hour from now and later, and each of the others waits for one of them."""
+    for begin in range(0, count // 2, _BATCH):
+        with fs.database.transaction() as tx:
+            for number in range(begin, min(begin + _BATCH, count // 2)):
+                runs.start(tx, _due_in(after, FAR + number), settings=fs.settings)
+    return count // 2 * 2
+
+
 def _due_in(asset: Asset[..., Any], seconds: float) -> Any:
     """The run that `asset.apply_async(countdown=seconds)` starts, to be started with many others in one transaction."""
     request = Request([Slice(asset.name, encode(next(partitions)))], due_in=seconds)
@@ -139,5 +154,6 @@ DEEDS = {
     "chain": chain,
     "latency": latency,
     "wait_far": wait_far,
+    "wait_blocked": wait_blocked,
     "timers": timers,
 }

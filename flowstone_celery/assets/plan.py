@@ -27,6 +27,7 @@ _TEXTS = ("key", "requested_by", "correlation_id", "tenant")
 _REQUEST_OPTIONS = (*_TEXTS, "queue", "priority", "metadata", "delay", "deadline", "lane", "lane_width")
 _OTHER_WORDS = ("inline", "connection", "partition", "force", "with_deps")
 _LONGEST_TEXT = 255
+_LONGEST_NAME = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,10 @@ class Request:
 
     @property
     def name(self) -> str:
-        """The assets' names."""
-        return ",".join(dict.fromkeys(each.asset for each in self.targets))
+        """The assets' names; of many the first, and how many others: runs are looked up by it, and an index takes no long text."""
+        names = list(dict.fromkeys(each.asset for each in self.targets))
+        text = ",".join(names)
+        return text if len(text) <= _LONGEST_NAME else f"{names[0]} and {len(names) - 1} others"
 
     @property
     def partition(self) -> str:

@@ -207,6 +207,15 @@ def test_five_thousand_assets_are_checked_and_planned_in_seconds() -> None:
     check_order(found)
 
 
+def test_the_name_of_a_run_for_many_assets_stays_short_enough_to_be_looked_up_by() -> None:
+    catalog = Catalog()
+    for number in range(1_000):
+        add(catalog, f"a{number:03}", [])
+    every = [Slice(name, "") for name in catalog.names]
+    assert plan(catalog, Request(every[:2]), lambda _: "q", NOW).name == "shop.a000,shop.a001"
+    assert plan(catalog, Request(every), lambda _: "q", NOW).name == "shop.a000 and 999 others"
+
+
 def test_the_moment_of_a_plan_is_kept_only_where_the_plan_depends_on_it() -> None:
     catalog = Catalog()
     add(catalog, "free")

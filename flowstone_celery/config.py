@@ -108,6 +108,7 @@ class Settings:
     lease_seconds: float = _of(30.0, _between(1, 3600, _SECONDS), "how long a silent worker keeps its claims")
     pacer_poll_seconds: float = _of(0.2, _between(0.01, 60, _SECONDS), "longest pause of the pacer")
     slice_seconds: float = _of(1.0, _between(0, 3600, _SECONDS), "how long one message may go on")
+    async_width: int = _of(100, _between(1, 10_000, "steps"), "async steps side by side in one process")
     slice_starts: int = _of(1000, _between(1, 1_000_000, "steps"), "how many steps one message may start")
     grace_seconds: float = _of(10.0, _between(0, 3600, _SECONDS), "from the soft timeout to the hard one")
     crash_limit: int = _of(3, _between(1, 1000, "crashes"), "process deaths after which a step fails")

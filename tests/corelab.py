@@ -55,6 +55,7 @@ _TABLES = (
     "nodes",
     "requests",
     "partition_keys",
+    "backfills",
 )
 
 
@@ -168,7 +169,8 @@ class Lab:
         worker = WorkerProcess(self.database, node.key if node else uuid4(), "lab@here", LONG)
         parts = {"carrier": self.postbox, "knows": lambda: (TASK,), "interrupts": Interrupts(), **options}
         settings = parts.pop("settings", self.settings)
-        return Executor(self.database, settings, {"plain": self._handle}, worker=worker, **parts)
+        handlers = {"plain": self._handle, **parts.pop("handlers", {})}
+        return Executor(self.database, settings, handlers, worker=worker, **parts)
 
     def _handle(self, claim: Claim, call: Call) -> Answer:
         found = self.answers.get(claim.name, Done())

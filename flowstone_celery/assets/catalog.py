@@ -27,6 +27,7 @@ class Catalog:
         self._by_short: dict[str, list[str]] = {}
         self._graph: AssetGraph | None = None
         self._links: dict[str, tuple[Link, ...]] = {}
+        self._awaiting: tuple[str, ...] | None = None
 
     def add(self, spec: AssetSpec) -> AssetSpec:
         """The declaration, from now on found by its names. Its dependencies may be declared later.
@@ -45,6 +46,7 @@ class Catalog:
         self._specs[spec.qualified] = spec
         self._by_short.setdefault(spec.name, []).append(spec.qualified)
         self._graph = None
+        self._awaiting = None
         self._links = {}
         return spec
 
@@ -81,6 +83,14 @@ class Catalog:
     def list(self) -> tuple[AssetSpec, ...]:
         """All assets, by qualified name."""
         return tuple(self._specs[name] for name in sorted(self._specs))
+
+    @property
+    def awaiting(self) -> tuple[str, ...]:
+        """The qualified names of those whose function is `async def`; told once until the next is declared."""
+        found = self._awaiting
+        if found is None:
+            found = self._awaiting = tuple(name for name, each in self._specs.items() if each.is_async)
+        return found
 
     @property
     def names(self) -> tuple[str, ...]:

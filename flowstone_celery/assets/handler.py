@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from flowstone_celery.assets.multi import Multi
 from flowstone_celery.assets.plain import plain_object
 from flowstone_celery.assets.recipe import recipe
 from flowstone_celery.assets.slices import Slice
-from flowstone_celery.core.model import Answer, Call, Claim, Done
+from flowstone_celery.core.model import Answer, Awaited, Call, Claim, Done
 from flowstone_celery.errors import InvalidValue
 from flowstone_celery.io.manager import Slot, kept, watched
 from flowstone_celery.outcomes import Cancel, Skip, Value, as_outcome
@@ -28,22 +27,19 @@ from flowstone_celery.record.values import AssetValue, NewValue, RecentValues, U
 from flowstone_celery.telemetry import emit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Iterator, Mapping
 
     from flowstone_celery.assets.asset import AssetSpec
     from flowstone_celery.assets.catalog import Catalog
     from flowstone_celery.assets.recipe import Consumed
     from flowstone_celery.assets.resources import Resources
     from flowstone_celery.config import Settings
-    from flowstone_celery.core.interrupts import Interrupted
     from flowstone_celery.db.database import Database, Tx
     from flowstone_celery.io.manager import Shelf
 
 KIND = "asset"
 UNLESS_FRESH = {"unless": "fresh"}
 """The input of a step that makes nothing where a value of the same recipe stands when its turn comes."""
-
-_CHECK_EVERY = 0.2
 
 
 class AssetHandler:
@@ -62,6 +58,28 @@ class AssetHandler:
 
     def __call__(self, claim: Claim, call: Call) -> Answer:
         """Load, call, store; the value itself is settled by the executor's transaction."""
+        making_ = self._begin(claim, call)
+        if not isinstance(making_, _Making):
+            return making_
+        try:
+            result = making_.call()
+        finally:
+            making_.close()
+        return making_.answer(result)
+
+    # --- side by side ---------------------------------------------------------------------------------------------------------
+
+    def awaiting(self) -> tuple[str, ...]:
+        """The tasks of the assets whose function is `async def`."""
+        return self._catalog.awaiting
+
+    def begin(self, claim: Claim, call: Call) -> Awaited | Answer:
+        """Load; what is to be awaited, or the answer if nothing is."""
+        return self._begin(claim, call)
+
+    # --- load -----------------------------------------------------------------------------------------------------------------
+
+    def _begin(self, claim: Claim, call: Call) -> _Making | Answer:
         begun = time.monotonic()
         spec = self._catalog.fetch(claim.name)
         inputs = call.patiently(lambda: self._inputs.find(claim))
@@ -69,12 +87,21 @@ class AssetHandler:
         if standing is not None:
             return _shared(claim, standing)
         arguments = call.patiently(lambda: self._inputs.arguments(inputs))
-        with self._resources.lent(spec.requires, asset=claim.name, call=call) as lent:
+        with ExitStack() as held:
+            lent = held.enter_context(self._resources.lent(spec.requires, asset=claim.name, call=call))
             arguments.update({name: lent[name] for name in spec.resource_parameters})
-            outcome = as_outcome(self._call(spec, claim, call, arguments, lent))
+            if spec.context_parameter:
+                arguments[spec.context_parameter] = self._context(claim, call, lent)
+            return _Making(self, spec, claim, call, inputs, arguments, begun, held.pop_all())
+
+    def answer(self, making_: _Making, answer: object) -> Answer:
+        """What the step answers when its function has returned this: a value is stored first."""
+        outcome = as_outcome(answer)
         match outcome:
             case Value():
-                return self._done(spec, claim, call, outcome, inputs, begun)
+                return self._done(
+                    making_.spec, making_.claim, making_.to_end, outcome, making_.inputs, making_.begun
+                )
             case Skip(reason):
                 return Skip(_storable(reason))
             case Cancel(reason):
@@ -92,28 +119,6 @@ class AssetHandler:
         return found if found is not None and found.recipe == recipe(spec, _consumed(inputs)) else None
 
     # --- call -----------------------------------------------------------------------------------------------------------------
-
-    def _call(
-        self,
-        spec: AssetSpec,
-        claim: Claim,
-        call: Call,
-        arguments: dict[str, object],
-        resources: Mapping[str, Any],
-    ) -> object:
-        if spec.context_parameter:
-            arguments[spec.context_parameter] = self._context(claim, call, resources)
-        about = {"asset": claim.name, "partition": claim.partition, "run_id": str(claim.run_id)}
-        emit("flowstone.materialization.start", **about, step_id=claim.id, attempt=claim.attempt)
-        try:
-            with making(Slice(claim.name, claim.partition)), call.user_code():
-                faults.point("user.start")
-                answer = _run_async(spec.fn, arguments, call) if spec.is_async else spec.fn(**arguments)
-        except Exception as error:
-            emit("flowstone.materialization.exception", **about, error=repr(error), attempt=claim.attempt)
-            raise
-        faults.point("user.end")
-        return answer
 
     def _context(self, claim: Claim, call: Call, resources: Mapping[str, Any]) -> Context:
         key, definition = partitions.decode(claim.partition), self._catalog.fetch(claim.name).partitions
@@ -189,6 +194,56 @@ class AssetHandler:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """One claim's function about to be called, with all that it takes."""
+
+    handler: AssetHandler
+    spec: AssetSpec
+    claim: Claim
+    to_end: Call
+    inputs: list[Taken]
+    arguments: dict[str, object]
+    begun: float
+    held: ExitStack
+
+    def call(self) -> object:
+        """What the function returns."""
+        with self._told(), self.to_end.user_code():
+            faults.point("user.start")
+            answer = self.spec.fn(**self.arguments)
+        faults.point("user.end")
+        return answer
+
+    async def run(self) -> object:
+        """What the coroutine function returns; interrupts are its loop's affair."""
+        with self._told():
+            faults.point("user.start")
+            answer: object = await self.spec.fn(**self.arguments)
+        faults.point("user.end")
+        return answer
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        claim = self.claim
+        about = {"asset": claim.name, "partition": claim.partition, "run_id": str(claim.run_id)}
+        emit("flowstone.materialization.start", **about, step_id=claim.id, attempt=claim.attempt)
+        try:
+            with making(Slice(claim.name, claim.partition)):
+                yield
+        except Exception as error:
+            emit("flowstone.materialization.exception", **about, error=repr(error), attempt=claim.attempt)
+            raise
+
+    def answer(self, result: object) -> Answer:
+        """What follows from it; a value is stored first."""
+        return self.handler.answer(self, result)
+
+    def close(self) -> None:
+        """The resources are given back."""
+        self.held.close()
+
+
 def _consumed(inputs: list[Taken]) -> list[Consumed]:
     return [(each.asset, each.partition, each.digest) for taken in inputs for each in taken.versions]
 
@@ -235,41 +290,3 @@ def _took(begun: float) -> dict[str, float]:
 def _storable(reason: str) -> str:
     """Text that a jsonb column takes: no NUL, no half of a surrogate pair."""
     return reason.encode("utf-8", "backslashreplace").decode("utf-8").replace("\x00", "\ufffd")
-
-
-def _run_async(fn: Callable[..., Any], arguments: Mapping[str, object], call: Call) -> object:
-    """Run the coroutine function to its end; a demand to end cancels it at its next await."""
-
-    async def watched() -> object:
-        task = asyncio.ensure_future(fn(**arguments))
-        ended: Interrupted | None = None
-        while not task.done():
-            await asyncio.wait({task}, timeout=_CHECK_EVERY)
-            ended = ended or _asked_to_end(call)
-            if ended and not task.done():
-                task.cancel()
-        if ended:
-            raise ended
-        return task.result()
-
-    return _in_a_loop(watched())
-
-
-def _in_a_loop(work: Coroutine[Any, Any, object]) -> object:
-    """Run it in a loop of its own; on a thread of its own, where one runs here already (inline work in a notebook or a server)."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(copy_context().run, asyncio.run, work).result()
-
-
-def _asked_to_end(call: Call) -> Interrupted | None:
-    from flowstone_celery.core.interrupts import Interrupted
-
-    try:
-        call.check()
-    except Interrupted as interrupt:
-        return interrupt
-    return None

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from flowstone_celery import faults
 from flowstone_celery.core import lanes, runs, settle, steps
-from flowstone_celery.core.interrupts import CANCELLED, STOP, TIMEOUT, Interrupted
-from flowstone_celery.core.model import Claim, WakeUp
-from flowstone_celery.core.settle import Failed, GiveBack, Verdict, error_of, timeout_error
+from flowstone_celery.core.model import AsyncHandler, Claim, WakeUp
+from flowstone_celery.core.settle import Failed, GiveBack, Verdict, error_of, verdict_of
+from flowstone_celery.core.side_by_side import SideBySide
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.steps import Moved
 from flowstone_celery.core.tell import about, tell_settled
 from flowstone_celery.errors import CommitUnknown, DatabaseUnavailable, ExecutionError, FlowStoneError
-from flowstone_celery.outcomes import Cancel
 from flowstone_celery.states import StepStatus
 from flowstone_celery.telemetry import emit
 
@@ -49,25 +48,47 @@ class Observer(Protocol):
     def ended(self, claim: Claim, event: str, error: FlowStoneError | None, seconds: float) -> None:
         """The step was settled: succeeded, failed, skipped, cancelled, retry, released, or stale."""
 
+    def pulse(self) -> None:
+        """Called now and then while steps run side by side, so that what was seen is told."""
+
 
 class _Stale(Exception):  # noqa: N818 - an event, not an error: rolls the settlement back
     """Another claim holds the step now."""
 
 
+class Turn(Protocol):
+    """What may follow a step that settles."""
+
+    @property
+    def beside(self) -> bool:
+        """Whether it will share its process with others."""
+
+    def may_go_on(self) -> bool:
+        """Whether anything may."""
+
+    def knows(self) -> Sequence[str]:
+        """The task names that may."""
+
+
 @dataclass(slots=True)
-class _Slice:
+class Slice:
     """How long one message may go on with further steps."""
 
     until: float
     starts_left: int
     draining: Callable[[], bool]
+    knows: Callable[[], Sequence[str]]
+    beside: bool = False
 
     def may_go_on(self) -> bool:
+        """Whether time and starts are left."""
         return self.starts_left > 0 and time.monotonic() < self.until and not self.draining()
 
 
 @dataclass(frozen=True, slots=True)
-class _Settled:
+class Settled:
+    """What a settlement did: how the step moved (None: it was another's by then), and the step that was claimed with it."""
+
     moved: Moved | None
     following: Claim | None = None
 
@@ -99,6 +120,9 @@ class Executor:
         self._database = database
         self._settings = settings
         self._handlers = handlers
+        self._async_handlers = {
+            kind: each for kind, each in handlers.items() if isinstance(each, AsyncHandler)
+        }
         self._carrier = carrier
         self._worker = worker
         self._knows = knows
@@ -135,16 +159,29 @@ class Executor:
         claim = self._claim(step, queue, only_run)
         count = 0
         while claim is not None:
+            if claim.task in self.awaiting(claim.kind):
+                beside = SideBySide(self, self._handlers, self._interrupts, turn, only_run, observer)
+                started, claim = beside.work(claim, self._settings)
+                count += started
+                continue
             count += 1
             turn.starts_left -= 1
             claim = self._perform(claim, turn, only_run, observer)
         return count
 
-    def _slice(self, *, going_on: bool) -> _Slice:
-        return _Slice(
+    def awaiting(self, kind: str | None = None) -> Sequence[str]:
+        """The task names whose steps are done side by side (of this kind, or of all)."""
+        handlers = [each for name, each in self._async_handlers.items() if kind in (None, name)]
+        if len(handlers) == 1:
+            return handlers[0].awaiting()
+        return [name for each in handlers for name in each.awaiting()]
+
+    def _slice(self, *, going_on: bool) -> Slice:
+        return Slice(
             time.monotonic() + self._settings.slice_seconds,
             self._settings.slice_starts if going_on else 0,
-            lambda: self._stopping.is_set() or self._interrupts.draining,
+            lambda: self.is_leaving,
+            self._knows,
         )
 
     def _claim(self, step: int | None, queue: str, only_run: UUID | None) -> Claim | None:
@@ -164,14 +201,44 @@ class Executor:
 
         return self._database.by_statement(work)
 
+    def claim_beside(self, queue: str, turn: Turn, only_run: UUID | None) -> Claim | None:
+        """The queue's next step of those that this turn allows."""
+        worker, knows, beside = self._worker.id, turn.knows(), turn.beside
+        claim = self._database.by_statement(
+            lambda tx: steps.claim_next(
+                tx, queue, worker=worker, knows=knows, only_run=only_run, beside=beside
+            )
+        )
+        faults.point("claim.after_commit")
+        return claim
+
     def _perform(
-        self, claim: Claim, turn: _Slice, only_run: UUID | None, observer: Observer | None
+        self, claim: Claim, turn: Slice, only_run: UUID | None, observer: Observer | None
     ) -> Claim | None:
         begun = time.monotonic()
+        self.begin(claim, observer)
+        answer = self._answer(claim)
+        settled = self.end(claim, answer, turn, only_run, observer, begun)
+        if settled.moved is None and turn.may_go_on():
+            return self._claim(None, claim.queue, only_run)
+        return settled.following
+
+    def begin(self, claim: Claim, observer: Observer | None) -> None:
+        """Whoever watches knows that the step is about to be called."""
         if observer:
             observer.started(claim)
         emit("flowstone.step.start", **about(claim), queue=claim.queue, worker=claim.worker_id)
-        answer = self._answer(claim)
+
+    def end(
+        self,
+        claim: Claim,
+        answer: Verdict,
+        turn: Turn,
+        only_run: UUID | None,
+        observer: Observer | None,
+        begun: float,
+    ) -> Settled:
+        """The step is settled as answered, and whoever watches knows; what asks the process to go is raised then."""
         answer, settled = self._settle(claim, answer, turn, only_run)
         error = error_of(answer)
         event = settled.moved.event if settled.moved else "stale"
@@ -181,9 +248,7 @@ class Executor:
         tell_settled(claim, settled.moved, error, seconds)
         if isinstance(answer, GiveBack) and answer.interrupt is not None:
             raise answer.interrupt
-        if settled.moved is None and turn.may_go_on():
-            return self._claim(None, claim.queue, only_run)
-        return settled.following
+        return settled
 
     # --- call -----------------------------------------------------------------------------------------------------------------
 
@@ -192,35 +257,19 @@ class Executor:
         live = self._interrupts.call(claim, self.patiently)
         try:
             return self._handlers[claim.kind](claim, live)
-        except Interrupted as interrupt:
-            return self._interrupted(claim, interrupt)
-        except faults.FaultInjectedError:
-            raise
-        except FlowStoneError as error:
-            return Failed(error, retryable=error.retryable or isinstance(error, ExecutionError))
-        except Exception as error:  # noqa: BLE001 - whatever user code raises is a failed attempt
-            return Failed(ExecutionError.of(error, claim.name, claim.partition), retryable=True)
-        except SystemExit as error:
-            if self._stopping.is_set() or self._interrupts.draining:
-                return GiveBack("the worker stops", error)
-            return Failed(ExecutionError.of(error, claim.name, claim.partition), retryable=True)
-        except BaseException as error:  # noqa: BLE001 - raised again once the step is given back
-            # KeyboardInterrupt and Celery's shutdown: the process is asked to go, the step is not to blame.
-            return GiveBack("the worker stops", error)
+        except BaseException as error:  # noqa: BLE001 - settled for what it means; an exit is raised again once the step is given back
+            return verdict_of(error, claim, leaving=self.is_leaving)
 
-    def _interrupted(self, claim: Claim, interrupt: Interrupted) -> Verdict:
-        if interrupt.reason == TIMEOUT:
-            return Failed(timeout_error(claim.name, claim.partition, claim.timeout_seconds), retryable=True)
-        if interrupt.reason == CANCELLED:
-            return Cancel("the run was cancelled")
-        assert interrupt.reason == STOP, interrupt.reason
-        return GiveBack("the worker stops")
+    @property
+    def is_leaving(self) -> bool:
+        """Whether this process was told to stop."""
+        return self._stopping.is_set() or self._interrupts.draining
 
     # --- settle ---------------------------------------------------------------------------------------------------------------
 
     def _settle(
-        self, claim: Claim, answer: Verdict, turn: _Slice, only_run: UUID | None
-    ) -> tuple[Verdict, _Settled]:
+        self, claim: Claim, answer: Verdict, turn: Turn, only_run: UUID | None
+    ) -> tuple[Verdict, Settled]:
         """Settle; an answer that cannot be written is a failed attempt, so that no step is held for ever."""
         try:
             return answer, self._settle_as(claim, answer, turn, only_run)
@@ -232,9 +281,9 @@ class Executor:
             failed = Failed(ExecutionError.of(error, claim.name, claim.partition), retryable=True)
             return failed, self._settle_as(claim, failed, turn, only_run)
 
-    def _settle_as(self, claim: Claim, answer: Verdict, turn: _Slice, only_run: UUID | None) -> _Settled:
+    def _settle_as(self, claim: Claim, answer: Verdict, turn: Turn, only_run: UUID | None) -> Settled:
         """Settle, however long the database is away; a commit without an answer is looked up in the rows."""
-        settled = _Settled(None)
+        settled = Settled(None)
         last: Tx | None = None
 
         def work(tx: Tx) -> None:
@@ -243,7 +292,7 @@ class Executor:
             settled = self._settle_in(tx, claim, answer, turn, only_run)
             faults.point("settle.before_commit")
 
-        def once() -> _Settled:
+        def once() -> Settled:
             try:
                 self._database.attempt(work)
             except CommitUnknown:
@@ -256,13 +305,11 @@ class Executor:
         try:
             result = self.patiently(once)
         except _Stale:
-            return _Settled(None)
+            return Settled(None)
         faults.point("settle.after_commit" if result.following is None else "continue.after_commit")
         return result
 
-    def _settle_in(
-        self, tx: Tx, claim: Claim, answer: Verdict, turn: _Slice, only_run: UUID | None
-    ) -> _Settled:
+    def _settle_in(self, tx: Tx, claim: Claim, answer: Verdict, turn: Turn, only_run: UUID | None) -> Settled:
         moved = settle.move(tx, claim, answer)
         if moved is None:
             raise _Stale
@@ -270,7 +317,13 @@ class Executor:
         following = None
         if turn.may_go_on() and not isinstance(answer, GiveBack):
             following = steps.claim_next(
-                tx, claim.queue, worker=claim.worker_id, knows=self._knows(), only_run=only_run, relaxed=False
+                tx,
+                claim.queue,
+                worker=claim.worker_id,
+                knows=turn.knows(),
+                only_run=only_run,
+                relaxed=False,
+                beside=turn.beside,
             )
         wakeups = self._promise_rest(tx, claim, (*moved.opened, *freed), following)
         tx.after_commit(lambda: self._send(wakeups))
@@ -278,7 +331,7 @@ class Executor:
             tx.after_commit(lambda: self._let_next_in(*left))
         if moved.event == StepStatus.CANCELLED:
             tx.after_commit(lambda: self._finish_cancel(claim))
-        return _Settled(moved, following)
+        return Settled(moved, following)
 
     def _promise_rest(
         self, tx: Tx, claim: Claim, opened: Sequence[str], following: Claim | None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -25,7 +25,7 @@ from flowstone_celery.states import RUN_TERMINAL, RunStatus
 
 if TYPE_CHECKING:
     from flowstone_celery.config import Settings
-    from flowstone_celery.core.interrupts import LiveCall, Patience
+    from flowstone_celery.core.interrupts import AwaitingCall, LiveCall, Patience
     from flowstone_celery.core.model import Claim, Handler
     from flowstone_celery.db.database import Database, Row
 
@@ -34,7 +34,7 @@ QUEUE = INLINE_QUEUE
 _LEASE = 7 * 86_400.0
 _LOOK_EVERY = 0.1
 _ASK_EVERY = 0.25
-_CALLS_AT_ONCE = 64
+_CALLS_AT_ONCE = 20_000
 
 
 class InlineInterrupts(Interrupts):
@@ -49,9 +49,31 @@ class InlineInterrupts(Interrupts):
 
     def call(self, claim: Claim, patience: Patience) -> LiveCall:
         """The call of this claim; its time runs from here."""
-        ends = math.inf if claim.timeout_seconds is None else time.monotonic() + claim.timeout_seconds
-        self._ends = {(claim.id, claim.fence): ends, **dict(list(self._ends.items())[:_CALLS_AT_ONCE])}
+        self._begin(claim)
         return super().call(claim, patience)
+
+    def call_beside(self, claim: Claim, patience: Patience) -> AwaitingCall:
+        """The same for one of several calls."""
+        self._begin(claim)
+        return super().call_beside(claim, patience)
+
+    def _begin(self, claim: Claim) -> None:
+        if claim.timeout_seconds is not None:
+            if len(self._ends) >= _CALLS_AT_ONCE:
+                self._ends.pop(next(iter(self._ends)), None)
+            self._ends[claim.id, claim.fence] = time.monotonic() + claim.timeout_seconds
+
+    def reasons(self, claims: Iterable[Claim]) -> Mapping[tuple[int, int], str]:
+        """Why these claims must end, by step and fence; asks the rows once for each run."""
+        claims, now = list(claims), time.monotonic()
+        ending = {
+            run
+            for run in {each.run_id for each in claims}
+            if (row := self._database.first(SQL["run"], run=run)) and row["status"] == RunStatus.CANCELLING
+        }
+        late = {key for each in claims if now >= self._ends.get(key := (each.id, each.fence), math.inf)}
+        cancelled = {(each.id, each.fence): CANCELLED for each in claims if each.run_id in ending}
+        return {**cancelled, **dict.fromkeys(late, TIMEOUT)}
 
     def reason(self, claim: Claim) -> str | None:
         """Why this claim must end, or None."""

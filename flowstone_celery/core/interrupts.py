@@ -13,7 +13,8 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Final, Protocol, TypeVar
@@ -35,6 +36,9 @@ SIGNAL: Final = signal.SIGUSR2
 TIMEOUT: Final = "timeout"
 CANCELLED: Final = "cancelled"
 STOP: Final = "stop"
+
+_INSIST_EVERY: Final = 1.0
+"""Seconds after which a coroutine that was cancelled and goes on is cancelled again."""
 
 
 class Interrupted(BaseException):
@@ -109,6 +113,7 @@ class Interrupts:
         """Read the board; without one nothing is ever interrupted."""
         self.board = board
         self._main: LiveCall | None = None
+        self._beside: dict[tuple[int, int], AwaitingCall] = {}
 
     def call(self, claim: Claim, patience: Patience) -> LiveCall:
         """The call of this claim, on this thread."""
@@ -117,11 +122,41 @@ class Interrupts:
             self._main = live
         return live
 
+    def call_beside(self, claim: Claim, patience: Patience) -> AwaitingCall:
+        """The call of this claim, one of several in a loop; it hears until it is `over`."""
+        live = self._beside[claim.id, claim.fence] = AwaitingCall(claim, self, patience)
+        return live
+
+    def over(self, live: AwaitingCall) -> None:
+        """Nothing reaches this call any more."""
+        self._beside.pop((live.claim.id, live.claim.fence), None)
+
+    def hearing(self) -> list[LiveCall]:
+        """The calls that a demand reaches from outside. Whose code runs in this very thread comes last: it is left by an exception."""
+        calls = [*self._beside.copy().values(), *filter(None, [self._main])]
+        return sorted(calls, key=lambda live: live.is_here)
+
+    def tell(self, calls: Iterable[LiveCall]) -> None:
+        """Those of these calls that must end hear why."""
+        calls = list(calls)
+        reasons = self.reasons([live.claim for live in calls]) if calls else {}
+        for live in calls:
+            reason = reasons.get((live.claim.id, live.claim.fence))
+            if reason:
+                live.demand(reason)
+
+    def reasons(self, claims: Iterable[Claim]) -> Mapping[tuple[int, int], str]:
+        """Why these claims must end, by step and fence: those of them that must."""
+        page = self.board.demands(os.getpid()) if self.board is not None else {}
+        return {
+            (each.id, each.fence): page[f"{each.id}:{each.fence}"]
+            for each in (claims if page else ())
+            if f"{each.id}:{each.fence}" in page
+        }
+
     def reason(self, claim: Claim) -> str | None:
         """Why this claim must end, or None."""
-        if self.board is None:
-            return None
-        return self.board.demands(os.getpid()).get(f"{claim.id}:{claim.fence}")
+        return self.reasons([claim]).get((claim.id, claim.fence))
 
     @property
     def draining(self) -> bool:
@@ -138,10 +173,7 @@ class Interrupts:
         signal.signal(SIGNAL, self._on_signal)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        live = self._main
-        reason = live and self.reason(live.claim)
-        if live and reason:
-            live.demand(reason)
+        self.tell(self.hearing())
 
 
 class LiveCall:
@@ -159,6 +191,11 @@ class LiveCall:
     def user_code(self) -> _UserCode:
         """The section in which interrupts land."""
         return _UserCode(self)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether a demand would raise in this very thread."""
+        return self._inside
 
     def check(self) -> None:
         """Raise `Interrupted` if this call is to end."""
@@ -183,6 +220,72 @@ class LiveCall:
             raise Interrupted(self._remembered)
 
     def _leave(self) -> None:
+        self._inside = False
+
+
+class AwaitingCall(LiveCall):
+    """One claim's call among several whose coroutines share a loop: what ends it never lands in another's."""
+
+    def __init__(self, claim: Claim, interrupts: Interrupts, patience: Patience) -> None:
+        """Begin with nothing to cancel."""
+        super().__init__(claim, interrupts, patience)
+        self._thread = 0
+        self._cancel: Callable[[], None] | None = None
+        self._insist_at = 0.0
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its code runs in this very thread now."""
+        return self._inside and self._thread == threading.get_ident()
+
+    @property
+    def interrupted(self) -> Interrupted | None:
+        """What ended its code, if something did."""
+        return Interrupted(self._remembered) if self._delivered and self._remembered else None
+
+    def cancelled_by(self, cancel: Callable[[], None]) -> None:
+        """From now on its code is in the loop; this cancels it there, from any thread."""
+        self._cancel = cancel
+        if self._remembered:
+            cancel()
+
+    def enter(self) -> None:
+        """Its code is about to begin: raise `Interrupted` if it is not to."""
+        if self._remembered and not self._delivered:
+            self._delivered = True
+            raise Interrupted(self._remembered)
+
+    def deliver(self) -> bool:
+        """In the loop: whether the coroutine is to be cancelled now."""
+        now = time.monotonic()
+        if now < self._insist_at:
+            return False
+        self._insist_at = now + _INSIST_EVERY
+        self._delivered = True
+        return True
+
+    def check(self) -> None:
+        """Raise `Interrupted` if this call is to end."""
+        reason = self._interrupts.reason(self.claim)
+        if reason and not self._delivered:
+            self._remembered, self._delivered = reason, True
+            raise Interrupted(reason)
+
+    def demand(self, reason: str) -> None:
+        """End its code: at once if it runs in this thread now, else at its next await."""
+        self._remembered = self._remembered or reason
+        if self.is_here and not self._delivered:
+            self._delivered = True
+            raise Interrupted(reason)
+        if self._cancel is not None:
+            self._cancel()
+
+    def step_in(self) -> None:
+        """The next piece of its code, up to an await, runs in this thread."""
+        self._thread, self._inside = threading.get_ident(), True
+
+    def step_out(self) -> None:
+        """It awaits something, or has ended."""
         self._inside = False
 
 

@@ -68,6 +68,7 @@ class Keeper:
         self._beat_again = 0.0
         self._signaled: set[tuple[int, int]] = set()
         self._posted: set[int] = set()
+        self._killed: set[int] = set()
         self.node = node
         self.pacer = Pacer(database, settings, carrier, node.key)
         self.parent_gone = False
@@ -117,7 +118,9 @@ class Keeper:
     def _look(self) -> None:
         processes = self._database.once(SQL["workers_of_place"], place=self._place)
         dead = [row for row in processes if not _lives(row)]
-        self._release([row["id"] for row in dead if row["node_key"] == self.node.key], own=True)
+        mine = [row["id"] for row in dead if row["node_key"] == self.node.key]
+        self._release([each for each in mine if each not in self._killed], own=True)
+        self._release([each for each in mine if each in self._killed], own=True, killed=True)
         # A neighbor's dead are its own keeper's, who knows whether they crashed; without one they are lost.
         orphans = [row for row in dead if row["node_key"] != self.node.key and not _is_kept(row)]
         self._release([row["id"] for row in orphans], own=False)
@@ -167,14 +170,18 @@ class Keeper:
             reason="the database has outgrown it",
         )
 
-    def _release(self, workers: list[int], *, own: bool) -> None:
-        """What these dead processes held is ready again, and they are buried, in one transaction."""
+    def _release(self, workers: list[int], *, own: bool, killed: bool = False) -> None:
+        """What these dead processes held is ready again, and they are buried, in one transaction.
+
+        `killed`: from here, for a step that would not end: the others of those processes did not bring them down.
+        """
         if not workers:
             return
         faults.point("keeper.before_release")
-        crash = own and not self.parent_gone and not self.stop_announced
+        crash = own and not killed and not self.parent_gone and not self.stop_announced
         loss = not crash and not (own and self.stop_announced)
-        reason = "its process died" if crash else "its worker node fell" if loss else "its worker stopped"
+        fallen = "a step beside it would not end" if killed else "its worker node fell"
+        reason = "its process died" if crash else fallen if loss else "its worker stopped"
 
         def work(tx: Tx) -> list[Row]:
             released = tx.rows(
@@ -235,6 +242,7 @@ class Keeper:
             **({"timeout_seconds": row["timeout_seconds"], "hard": True} if row["reason"] == TIMEOUT else {}),
         )
         if self._may_kill:
+            self._killed.add(row["worker_id"])
             _signal(row["pid"], signal.SIGKILL)
         self.pacer.wake(sorted(set(moved.opened)))
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 from uuid import UUID
 
 import orjson
@@ -228,6 +228,30 @@ class Handler(Protocol):
 
     def __call__(self, claim: Claim, call: Call) -> Answer:
         """Load what the step needs, run the user's code inside `call.user_code()`, answer."""
+
+
+class Awaited(Protocol):
+    """The work of a step whose middle part is a coroutine, so that one thread can do many of them at a time."""
+
+    def run(self) -> Coroutine[Any, Any, object]:
+        """The user's code, in the loop: interrupts land in it."""
+
+    def answer(self, result: Any) -> Answer:
+        """What follows from what the coroutine returned; in a thread that may block."""
+
+    def close(self) -> None:
+        """What `begin` took is given back, however it ended; in a thread that may block."""
+
+
+@runtime_checkable
+class AsyncHandler(Protocol):
+    """A handler that can also do steps side by side."""
+
+    def awaiting(self) -> Sequence[str]:
+        """The task names whose steps are done so."""
+
+    def begin(self, claim: Claim, call: Call) -> Awaited | Answer:
+        """Load what the step needs, in a thread that may block; or answer at once."""
 
 
 class Call(Protocol):

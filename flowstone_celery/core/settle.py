@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from flowstone_celery import faults
 from flowstone_celery.core import steps
+from flowstone_celery.core.interrupts import CANCELLED, STOP, TIMEOUT, Interrupted
 from flowstone_celery.core.model import Answer, Claim, Done
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.errors import Cancelled, ExecutionError, FlowStoneError, StepTimeout
@@ -88,6 +91,39 @@ def _cancel(tx: Tx, claim: Claim, reason: str) -> Moved | None:
 
 def _seconds(delay: float | timedelta | None) -> float | None:
     return delay.total_seconds() if isinstance(delay, timedelta) else delay
+
+
+def verdict_of(error: BaseException, claim: Claim, *, leaving: bool) -> Verdict:
+    """What it means that a call ended so: an exception is a failed attempt, an interrupt what its reason says.
+
+    Args:
+        error: what the handler or the user's code raised.
+        claim: of the call.
+        leaving: the process is about to end, so that an exit is not the step's own doing.
+    """
+    match error:
+        case Interrupted():
+            return _interrupted(claim, error)
+        case faults.FaultInjectedError():
+            raise error
+        case FlowStoneError():
+            return Failed(error, retryable=error.retryable or isinstance(error, ExecutionError))
+        case SystemExit() if leaving:
+            return GiveBack("the worker stops", error)
+        case Exception() | SystemExit() | CancelledError():
+            return Failed(ExecutionError.of(error, claim.name, claim.partition), retryable=True)
+        case _:
+            # KeyboardInterrupt and Celery's shutdown: the process is asked to go, the step is not to blame.
+            return GiveBack("the worker stops", error)
+
+
+def _interrupted(claim: Claim, interrupt: Interrupted) -> Verdict:
+    if interrupt.reason == TIMEOUT:
+        return Failed(timeout_error(claim.name, claim.partition, claim.timeout_seconds), retryable=True)
+    if interrupt.reason == CANCELLED:
+        return Cancel("the run was cancelled")
+    assert interrupt.reason == STOP, interrupt.reason
+    return GiveBack("the worker stops")
 
 
 def error_of(verdict: Verdict) -> FlowStoneError | None:

@@ -58,14 +58,19 @@ def claim_next(
     knows: Sequence[str],
     only_run: UUID | None = None,
     relaxed: bool = True,
+    beside: bool = False,
 ) -> Claim | None:
-    """Claim the queue's next ready step that this worker may run, by priority, due time and id."""
+    """Claim the queue's next ready step that this worker may run, by priority, due time and id.
+
+    `beside`: it will share its process with others, so none that a process has died with.
+    """
     values = {
         "queue": queue,
         "worker": worker,
         "knows": _array(tuple(knows)),
         "protocol": PROTOCOL,
         "only_run": only_run,
+        "beside": beside,
     }
     row = tx.row(SQL["claim_next"], **values, relaxed=relaxed) or tx.row(
         SQL["claim_promised"], **values, relaxed=relaxed

@@ -85,12 +85,16 @@ WITH RECURSIVE
            AND (%(only_run)s::uuid IS NULL OR s.run_id = %(only_run)s) AND
            -- use: may_run_here
            AND
+           -- use: may_run_beside
+           AND
            -- use: nobody_makes_it
            AND NOT EXISTS (
                SELECT 1 FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
                 WHERE s.sent_at IS NOT NULL AND s.status = 'ready' AND s.queue = %(queue)s AND s.priority > l.priority
                   AND (%(only_run)s::uuid IS NULL OR s.run_id = %(only_run)s) AND
                   -- use: may_run_here
+                  AND
+                  -- use: may_run_beside
            )
          ORDER BY s.turn, s.id LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED
     ) c LIMIT 1
@@ -105,6 +109,8 @@ WITH candidate AS (
      WHERE s.sent_at IS NOT NULL AND s.status = 'ready' AND s.queue = %(queue)s
        AND (%(only_run)s::uuid IS NULL OR s.run_id = %(only_run)s) AND
        -- use: may_run_here
+       AND
+       -- use: may_run_beside
        AND
        -- use: nobody_makes_it
      ORDER BY s.priority DESC, s.turn, s.id LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED
@@ -252,15 +258,21 @@ SELECT id, ARRAY[queue] AS opened,
 -- name: release_dead (step: running -> ready)
 -- What dead processes held is ready again, counted as a crash, a loss, or neither (an announced stop). A step that has reached a limit
 -- is left for `at_limit` and ends as failed.
-WITH held AS (
-    SELECT s.id, s.worker_id FROM flowstone.steps s
+-- A crash is counted only of a step that was alone in its process. Of several nobody knows which one it was: each counts a loss instead
+-- (never the last one that the limit allows), and is not run beside others again.
+WITH company AS (
+    SELECT s.worker_id, count(*) > 1 AS several FROM flowstone.steps s
+     WHERE s.status = 'running' AND s.worker_id = ANY (%(workers)s::bigint[]) GROUP BY s.worker_id
+), held AS (
+    SELECT s.id, s.worker_id, c.several AND %(crash)s > 0 AS suspected FROM flowstone.steps s JOIN company c USING (worker_id)
      WHERE s.status = 'running' AND s.worker_id = ANY (%(workers)s::bigint[])
-       AND s.crashes + %(crash)s < %(crash_limit)s AND s.losses + %(loss)s < %(loss_limit)s
+       AND (c.several OR s.crashes + %(crash)s < %(crash_limit)s) AND s.losses + %(loss)s < %(loss_limit)s
      ORDER BY s.id FOR NO KEY UPDATE OF s
 ), moved AS (
     UPDATE flowstone.steps s
-       SET status = 'ready', crashes = s.crashes + %(crash)s, losses = s.losses + %(loss)s, worker_id = NULL, deadline_at = NULL,
-           due_at = flowstone.now(), note = %(reason)s
+       SET status = 'ready', worker_id = NULL, deadline_at = NULL, due_at = flowstone.now(), note = %(reason)s,
+           crashes = s.crashes + CASE WHEN h.suspected THEN 0 ELSE %(crash)s END,
+           losses = CASE WHEN h.suspected THEN greatest(s.losses, least(s.losses + 1, %(loss_limit)s - 1)) ELSE s.losses + %(loss)s END
       FROM held h
      WHERE s.id = h.id AND s.status = 'running' AND s.worker_id = h.worker_id
     RETURNING s.id, s.run_id, s.round, s.attempt, s.fence, s.name, s.partition, s.queue, h.worker_id

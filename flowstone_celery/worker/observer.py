@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 300
 """Events in one message."""
+_TELL_EVERY = 1.0
+"""Seconds between two messages of a window that goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +48,27 @@ class StepObserver:
         self._message_id = message_id
         self._hostname = hostname
         self._sends = sends
-        self._current: str | None = None
+        self._shown: dict[int, str] = {}
         self._events: list[dict[str, Any]] = []
+        self._told_at = time.monotonic()
+        self._lock = threading.Lock()
         self.named: Named | None = None
         self.further = 0
 
     def started(self, claim: Claim) -> None:
         """A further step is a task of its own."""
+        with self._lock:
+            self._started(claim)
+
+    def _started(self, claim: Claim) -> None:
         if claim.id == self._step and self.named is None:
             return
         self.further += 1
         if not self._sends:
             return
-        self._current = str(uuid4())
+        task = self._shown[claim.id] = str(uuid4())
         self._add(
+            task,
             "task-received",
             name=claim.task,
             args=args_shown(claim.partition),
@@ -69,32 +79,40 @@ class StepObserver:
             eta=None,
             expires=None,
         )
-        self._add("task-started")
+        self._add(task, "task-started")
 
     def ended(self, claim: Claim, event: str, error: FlowStoneError | None, seconds: float) -> None:
         """The step was settled, or was another's by then."""
-        if claim.id == self._step and self.named is None:
-            self.named = Named(event, error)
-        elif self._current is not None:
-            self._add(*_shown(event, error, seconds))
+        with self._lock:
+            task = self._shown.pop(claim.id, None)
+            if task is not None:
+                self._add(task, *_shown(event, error, seconds))
+            elif claim.id == self._step and self.named is None:
+                self.named = Named(event, error)
+
+    def pulse(self) -> None:
+        """Monitors hear of steps side by side while others of them run still."""
+        if time.monotonic() - self._told_at >= _TELL_EVERY:
+            self.flush()
 
     def revoked(self) -> None:
         """The message's own task shows as cancelled; Celery itself has no word for that from inside a task."""
         if self._sends:
-            self._current = self._message_id
-            self._add(*_shown("cancelled", None, 0.0))
+            self._add(self._message_id, *_shown("cancelled", None, 0.0))
 
     def flush(self) -> None:
         """What was gathered has left, or is forgotten if the broker is away: monitors may miss it, the rows do not."""
-        events, self._events = self._events, []
+        with self._lock:
+            events, self._events = self._events, []
+            self._told_at = time.monotonic()
         if events:
             self._line.use(lambda producer: self._publish(producer, events))
 
-    def _add(self, kind: str, _fields: dict[str, Any] | None = None, /, **fields: Any) -> None:
+    def _add(self, task: str, kind: str, _fields: dict[str, Any] | None = None, /, **fields: Any) -> None:
         self._events.append(
             Event(
                 kind,
-                uuid=self._current,
+                uuid=task,
                 hostname=self._hostname,
                 utcoffset=utcoffset(),
                 pid=os.getpid(),

@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from flowstone_celery.core.interrupts import STOP, Board, Interrupts, LiveCall
+from flowstone_celery.core.interrupts import STOP, Board, Interrupts
 from flowstone_celery.core.workers import WorkerProcess
 from flowstone_celery.errors import WrongState
 from flowstone_celery.worker.line import Line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import FrameType
 
     from celery import Celery
 
-    from flowstone_celery.core.interrupts import Patience
+    from flowstone_celery.core.interrupts import AwaitingCall, LiveCall, Patience
     from flowstone_celery.core.model import Claim
     from flowstone_celery.worker.house import House
 
@@ -88,20 +88,26 @@ class PoolInterrupts(Interrupts):
         """Read this board."""
         super().__init__(board)
         self._leaving = False
-        self._live: LiveCall | None = None
 
     def call(self, claim: Claim, patience: Patience) -> LiveCall:
         """The call of this claim; it ends at once if the process was told to go before."""
         live = super().call(claim, patience)
-        if threading.current_thread() is threading.main_thread():
-            self._live = live
         if self._leaving:
             live.demand(STOP)
         return live
 
-    def reason(self, claim: Claim) -> str | None:
-        """Why this claim must end: what the board says, or that the process was told to go."""
-        return super().reason(claim) or (STOP if self._leaving else None)
+    def call_beside(self, claim: Claim, patience: Patience) -> AwaitingCall:
+        """The same for one of several calls."""
+        live = super().call_beside(claim, patience)
+        if self._leaving:
+            live.demand(STOP)
+        return live
+
+    def reasons(self, claims: Iterable[Claim]) -> Mapping[tuple[int, int], str]:
+        """Why these claims must end: what the board says, or that the process was told to go."""
+        claims = list(claims)
+        leaving = {(each.id, each.fence): STOP for each in claims} if self._leaving else {}
+        return {**leaving, **super().reasons(claims)}
 
     @property
     def draining(self) -> bool:
@@ -111,8 +117,8 @@ class PoolInterrupts(Interrupts):
     def leave(self) -> None:
         """The process was told to go: user code is interrupted, a settlement is not."""
         self._leaving = True
-        if self._live is not None:
-            self._live.demand(STOP)
+        for live in self.hearing():
+            live.demand(STOP)
 
 
 class Seat:

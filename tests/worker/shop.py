@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from celery import Celery
 
-from flowstone_celery import Context, FlowStone
+from flowstone_celery import All, Context, FlowStone, Static
 
 app = Celery("shop", broker=os.environ.get("FLOWSTONE_REDIS_URL"), set_as_current=False)
 if options := os.environ.get("SHOP_VISIBILITY"):
@@ -137,3 +138,46 @@ def stocked(warehouse: int, ctx: Context) -> list[int]:
 @fs.asset(requires=["warehouse"], timeout=1)
 def patient(warehouse: int) -> int:
     return warehouse
+
+
+PAGES = [f"p{number}" for number in range(200)]
+
+
+@fs.asset(partitions=Static(PAGES))
+async def fetched(ctx: Context) -> str:
+    """Awaits until the test lets all of them go."""
+    note("fetched", os.getpid())
+    while not (SCRATCH / "go-fetched").exists():  # noqa: ASYNC110 - the test's word comes from another process
+        await asyncio.sleep(0.02)
+    return str(ctx.partition)
+
+
+@fs.asset(mappings={"fetched": All()})
+def folded(fetched: dict[str, str]) -> int:
+    return len(set(fetched.values()))
+
+
+@fs.asset
+async def poison(ctx: Context) -> None:
+    """Kills its process whenever it runs."""
+    note("poison", os.getpid())
+    await asyncio.sleep(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@fs.asset(timeout=1)
+async def sleepy(ctx: Context) -> None:
+    """Awaits for longer than it may."""
+    note("sleepy", os.getpid())
+    await asyncio.sleep(60)
+
+
+@fs.asset(timeout=1)
+async def stubborn(ctx: Context) -> None:
+    """Holds the loop and swallows whatever interrupts it: only a kill ends it."""
+    note("stubborn", os.getpid())
+    while True:
+        try:
+            time.sleep(0.05)  # noqa: ASYNC251 - that is the point
+        except BaseException:  # noqa: BLE001 - and so is this
+            note("swallowed", os.getpid())

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flowstone_celery.config import Settings
     from flowstone_celery.telemetry import Event
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Line:

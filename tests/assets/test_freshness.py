@@ -183,7 +183,7 @@ def test_the_engine_says_what_the_model_says_whatever_happened(flowstone_setting
     database = Database(flowstone_settings.database_url or "")
 
     @settings(
-        max_examples=60,
+        max_examples=40,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],
         phases=[Phase.explicit, Phase.reuse, Phase.generate],
@@ -202,8 +202,10 @@ def test_the_engine_says_what_the_model_says_whatever_happened(flowstone_setting
         finally:
             world.close()
 
-    story()
-    database.dispose()
+    try:
+        story()
+    finally:
+        database.dispose()
 
 
 def _do(world: World, act: str, one: str, two: str) -> None:

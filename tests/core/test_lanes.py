@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,9 @@ from actlab import doer
 from corelab import Lab, in_threads, step
 
 from flowstone_celery import faults
-from flowstone_celery.core import acts, lanes
-from flowstone_celery.core.model import Done
+from flowstone_celery.core import acts, lanes, runs
+from flowstone_celery.core.model import Done, NewRun
+from flowstone_celery.core.statements import SQL
 from flowstone_celery.faults import FaultInjectedError
 from flowstone_celery.outcomes import Fail
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from flowstone_celery.core.model import Claim
+    from flowstone_celery.db.database import Tx
 
 
 def inside(lab: Lab, *runs: UUID) -> list[bool]:
@@ -160,6 +163,30 @@ def test_of_many_that_let_in_at_once_none_is_too_many(lab: Lab) -> None:
     let = in_threads(*[partial(lanes.admit, lab.database, lab.postbox, lab.settings, "", "l")] * 6)
     assert sum(let) == 2
     assert inside(lab, *runs) == [True, True, *[False] * 6]
+
+
+def test_two_who_let_runs_in_at_the_same_moment_let_in_no_more_than_the_lane_is_wide(lab: Lab) -> None:
+    """Each sees another run at the head: an older one becomes visible between their looks."""
+    older, newer = (NewRun("plain", "lab", [step("a")], lane="l") for _ in range(2))
+
+    def let_in(tx: Tx) -> list[UUID]:
+        tx.rows(SQL["lane_lock"], tenant="", lane="l")
+        return [row["id"] for row in tx.rows(SQL["admit"], tenant="", lane="l")]
+
+    def is_there(second: Future[list[UUID]]) -> bool:
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        return second.done() or bool(lab.scalar(waiting))
+
+    with ThreadPoolExecutor(1) as elsewhere:
+        with lab.database.transaction() as first:
+            with lab.database.transaction() as slow:
+                runs.start(slow, older, settings=lab.settings)
+                lab.database.attempt(lambda tx: runs.start(tx, newer, settings=lab.settings))
+                assert let_in(first) == [newer.id]
+            second = elsewhere.submit(lambda: lab.database.attempt(let_in))
+            lab.wait_until(lambda: is_there(second))
+        assert second.result() == []
+    assert inside(lab, older.id, newer.id) == [False, True]
 
 
 def test_hundreds_of_runs_from_several_threads_go_in_order_and_never_too_many_at_once(lab: Lab) -> None:

@@ -374,6 +374,33 @@ def test_two_parents_that_end_at_the_same_moment_open_their_child_once(
     assert lab.run(run)["status"] == ("failed" if "failed" in (first, second) else "succeeded")
 
 
+@pytest.mark.parametrize("second", ["succeeded", "failed"])
+@pytest.mark.parametrize("first", ["succeeded", "failed"])
+def test_two_last_steps_that_end_at_the_same_moment_close_their_run_once(
+    lab: Lab, first: str, second: str
+) -> None:
+    """Each has counted in its own snapshot, in which the other still runs."""
+    worker = lab.worker()
+    run = lab.start(step("p"), step("q"))
+    claims = [lab.claim(worker, lab.id_of(run, name)) for name in ("p", "q")]
+    began = threading.Event()
+
+    def settle_first() -> None:
+        with lab.database.transaction() as tx:
+            assert _end_in(tx, claims[0], first) is not None
+            began.set()
+            lab.wait_until_one_waits_for_a_lock()
+
+    def settle_second() -> None:
+        assert began.wait(10)
+        assert _end(lab, claims[1], second) is not None
+
+    in_threads(settle_first, settle_second)
+    ended = "failed" if "failed" in (first, second) else "succeeded"
+    assert (lab.run(run)["status"], lab.run(run)["remaining_steps"]) == (ended, 0)
+    assert lab.events(run).count(f"run.{ended}") == 1
+
+
 @pytest.mark.parametrize(
     "ends", [["succeeded"], ["succeeded", "failed", "skipped"]], ids=["all succeed", "mixed"]
 )

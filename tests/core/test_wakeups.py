@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from corelab import QUEUE, Lab, in_threads, laboratory, step
 
-from flowstone_celery.core import steps
-from flowstone_celery.core.model import Claim, Done
+from flowstone_celery.core import runs, steps
+from flowstone_celery.core.model import Claim, Done, NewRun, WakeUp
+from flowstone_celery.core.pacer import Pacer
 from flowstone_celery.core.workers import Node
 
 MANY = 2_000
@@ -251,6 +253,37 @@ def test_nothing_is_sent_again_while_every_slot_is_busy(quick_lab: Lab) -> None:
         pacer._idle_since = dict.fromkeys(pacer._idle_since, -1e9)
         pacer.step()
     assert lab.postbox.take() == []
+
+
+class _Onlooker:
+    """A carrier that looks, as a worker elsewhere would, whether what it is to call is there and ready."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.called: list[str] = []
+
+    def send(self, wakeups: Sequence[WakeUp]) -> None:
+        for each in wakeups:
+            row = self.lab.sql("SELECT status, sent_at FROM flowstone.steps WHERE id = %(id)s", id=each.step)
+            assert row, f"{each.name} is called, and nobody else can see it"
+            assert row[0]["status"] == "ready", f"{each.name} is called while it is {row[0]['status']}"
+            assert row[0]["sent_at"] is not None
+            self.called.append(each.name)
+
+
+def test_no_wake_up_leaves_before_its_row_is_there_for_others(lab: Lab) -> None:
+    """By a start, by a settlement that opens several, and by the sweep."""
+    onlooker = _Onlooker(lab)
+    run = NewRun(
+        "plain", "lab", [step("a"), *[step(f"b{n}", 0) for n in range(3)], step("late", 0, queue="q")]
+    )
+    run_id = runs.begin(lab.database, onlooker, run, settings=lab.settings)
+    assert onlooker.called == ["a"]
+    lab.executor(carrier=onlooker).work(lab.id_of(run_id, "a"), QUEUE, going_on=False)
+    assert sorted(onlooker.called[1:]) == ["b0", "b1", "b2", "late"]
+    lab.sql("UPDATE flowstone.steps SET sent_at = NULL")
+    Pacer(lab.database, lab.settings, onlooker, uuid4()).step()
+    assert sorted(onlooker.called[5:]) == ["b0", "b1", "b2", "late"]
 
 
 def test_work_done_in_another_process_inline_is_nobody_s_message(lab: Lab) -> None:

@@ -236,7 +236,7 @@ HOT = (
     "workers_of_place", "watch", "cancelling", "cancel", "cancel_steps", "succeed", "end_without_value", "retry", "give_back",
     "next_due_of_run", "progress", "events", "by_key", "settled_under", "unpark_due", "unpark_awaiting", "free_awaiting", "expire",
     "reopen", "pause", "resume", "park_paused", "unpark_run", "admit", "lanes_with_room", "unadmitted_parts", "half_paused",
-    "by_prefix", "neighbors",
+    "by_prefix", "neighbors", "anyone_aside",
 )  # fmt: skip
 
 
@@ -289,6 +289,7 @@ def test_hot_statements_read_no_large_table_from_end_to_end(crowded: Lab, name: 
         ("lanes_with_room", {"runs_outside", "runs_of_lane"}),
         ("unadmitted_parts", {"steps_aside"}),
         ("half_paused", {"runs_paused", "steps_of_run"}),
+        ("anyone_aside", {"runs_outside", "runs_paused", "steps_aside"}),
         ("park_paused", {"steps_of_run"}),
         ("unpark_run", {"steps_of_run"}),
         ("cancel_steps", {"steps_of_run"}),

@@ -66,6 +66,7 @@ class Keeper:
         self._place = Place.here().place
         self._look_again = 0.0
         self._beat_again = 0.0
+        self._pace_again = 0.0
         self._signaled: set[tuple[int, int]] = set()
         self._posted: set[int] = set()
         self._killed: set[int] = set()
@@ -82,13 +83,17 @@ class Keeper:
             if now >= self._look_again:
                 self._look_again = now + min(_LOOK_EVERY, self._settings.lease_seconds / 4)
                 self._look()
-            pause = _LOOK_EVERY if self.retired else self.pacer.step()
-            return max(0.0, min(self._look_again - time.monotonic(), pause))
+            # A look at the processes is no reason for the pacer to look before it meant to.
+            if time.monotonic() >= self._pace_again:
+                pause = _LOOK_EVERY if self.retired else self.pacer.step()
+                self._pace_again = time.monotonic() + pause
+            return max(0.0, min(self._look_again, self._pace_again) - time.monotonic())
         except DatabaseUnavailable:
             return _AWAY_PAUSE
 
     def hear(self) -> None:
         """Somebody's transaction that concerns us has committed: the next step looks at all that may follow."""
+        self._pace_again = 0.0
         self.pacer.hear()
 
     def report(self, node: Node | None = None) -> None:

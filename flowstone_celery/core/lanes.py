@@ -54,6 +54,8 @@ def stand_aside(database: Database, run_id: UUID) -> None:
 
 def sweep(database: Database, carrier: Carrier, settings: Settings) -> int:
     """What those left undone who died while letting a run in, pausing it or calling it back; answers how many runs were helped."""
+    if not database.once(SQL["anyone_aside"])[0]["yes"]:
+        return 0
     waiting = database.once(SQL["lanes_with_room"], limit=100)
     for row in waiting:
         admit(database, carrier, settings, row["tenant"], row["lane"])

@@ -62,6 +62,11 @@ class Pacer:
     def _hold(self) -> float:
         return min(3.0, self._settings.lease_seconds)
 
+    @property
+    def _renewal(self) -> float:
+        """Two renewals may fail before another paces; and three before the steady time begins anew."""
+        return min(self._hold / 3, self._settings.lease_seconds / 6)
+
     def step(self) -> float:
         """Answers the seconds until the next look.
 
@@ -71,7 +76,7 @@ class Pacer:
         now = time.monotonic()
         if now >= self._pace_again:
             self._holding = self._pace()
-            self._pace_again = now + (self._hold / 6 if self._holding else self._hold * 2 / 3)
+            self._pace_again = now + (self._renewal if self._holding else self._hold * 2 / 3)
         if not self._holding:
             return self._pace_again - now
         return self._sweep()

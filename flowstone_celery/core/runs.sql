@@ -262,6 +262,12 @@ WITH lane AS (
 )
 SELECT id FROM moved ORDER BY created_at, id;
 
+-- name: anyone_aside
+-- Whether a run is paused or waits outside its lane, or a step stands aside for either: where none does, no sweep of lanes is needed.
+SELECT EXISTS (SELECT 1 FROM flowstone.runs r WHERE NOT r.admitted AND r.finished_at IS NULL)
+    OR EXISTS (SELECT 1 FROM flowstone.runs r WHERE r.paused AND r.finished_at IS NULL)
+    OR EXISTS (SELECT 1 FROM flowstone.steps s WHERE s.parked IN ('paused', 'lane')) AS yes;
+
 -- name: lanes_with_room
 -- Lanes in which a run waits although there is room: whoever was to let it in has died.
 SELECT w.tenant, w.lane FROM (SELECT DISTINCT tenant, lane FROM flowstone.runs WHERE NOT admitted AND finished_at IS NULL) w

@@ -110,6 +110,19 @@ def test_a_chain_goes_on_inline_and_shows_each_step_under_its_own_name(site: Sit
     assert len({each["uuid"] for each in monitor.of("task-received")}) == 3
 
 
+def test_steps_side_by_side_show_under_their_own_names_while_others_run(site: Site, worker: Worker) -> None:
+    pages = shop.PAGES[:12]
+    with Monitor() as monitor:
+        run = site.fs.begin([site.fs.slice("fetched", page) for page in pages], only=None)
+        until(lambda: len(monitor.of("task-started", "shop.fetched")) == 12, what="twelve starts")
+        assert monitor.of("task-succeeded", "shop.fetched") == []
+        site.go("fetched")
+        until(lambda: run.status == "succeeded")
+        until(lambda: len(monitor.of("task-succeeded", "shop.fetched")) >= 12, what="twelve successes")
+    shown = [each["args"] for each in monitor.of("task-received", "shop.fetched")]
+    assert set(shown) >= {f"('{page}',)" for page in pages}
+
+
 def test_a_failed_step_shows_as_failure_and_its_message_is_acknowledged(site: Site) -> None:
     with Monitor() as monitor:
         run = site.fs.run("broken")

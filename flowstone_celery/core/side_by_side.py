@@ -58,6 +58,8 @@ class SideBySide:
         self.handlers = handlers
         self.alone = False
         self.leaving = False
+        self.context = copy_context()
+        self._closed = False
         self._queue = ""
         self._started = 0
         self._left: Claim | None = None
@@ -96,6 +98,10 @@ class SideBySide:
         with suppress(DatabaseUnavailable):
             self.interrupts.tell(self._calls.copy())
 
+    def close(self) -> None:
+        """Nothing begins any more, neither here nor after the window."""
+        self._closed = True
+
     def leave(self) -> None:
         """The process is asked to go: what runs is given back."""
         self.leaving = True
@@ -119,11 +125,11 @@ class SideBySide:
 
     def turn(self, *, last: bool) -> Turn:
         """What may follow a step that settles: if it is the last, anything."""
-        return self.slice if last or self.alone else _Beside(self)
+        return self.slice if (last or self.alone) and not self._closed else _Beside(self)
 
     def may_go_on(self) -> bool:
         """Whether another step may begin beside those that run."""
-        if self.leaving or self.slice.draining():
+        if self._closed or self.slice.draining():
             return False
         return self._is_within() or bool(self._early)
 
@@ -176,8 +182,8 @@ class StepUnit:
     """One claimed step in a window."""
 
     def __init__(self, room: SideBySide, claim: Claim, call: AwaitingCall) -> None:
-        """Belong to this window; the context is that of the message."""
-        self.context = copy_context()
+        """Belong to this window; the context is a copy of the message's own."""
+        self.context = room.context.copy()
         self._room = room
         self._claim = claim
         self._call = call

@@ -71,8 +71,11 @@ class Source(Protocol):
     def pulse(self) -> None:
         """In a thread, now and then: what is to end hears of it."""
 
+    def close(self) -> None:
+        """Nothing begins any more."""
+
     def leave(self) -> None:
-        """The process is asked to go: nothing begins any more, and what runs is interrupted."""
+        """The process is asked to go: what runs is interrupted."""
 
 
 class Window:
@@ -88,10 +91,12 @@ class Window:
         """
         self._source = source
         self._width = width
-        self._helpers = helpers
+        self._loaders = max(1, helpers - _ROWS_THREADS)
+        self._most_loading = 2 * self._loaders
         self._places: set[asyncio.Task[None]] = set()
         self._taking = False
         self._closing = False
+        self._loading = 0
         self._error: BaseException | None = None
 
     def run(self, first: Unit) -> None:
@@ -112,7 +117,7 @@ class Window:
 
     def _run(self, first: Unit) -> None:
         self._rows = ThreadPoolExecutor(min(_ROWS_THREADS, self._width), "flowstone-rows")
-        self._loads = ThreadPoolExecutor(max(1, self._helpers - _ROWS_THREADS), "flowstone-loads")
+        self._loads = ThreadPoolExecutor(self._loaders, "flowstone-loads")
         self._eyes = ThreadPoolExecutor(1, "flowstone-pulse")
         try:
             with asyncio.Runner() as runner:
@@ -150,6 +155,8 @@ class Window:
     def _has_room(self) -> bool:
         return (
             len(self._places) < self._width
+            # What cannot be loaded soon would only wait here, and its timeout run; another process may have room for it.
+            and self._loading < self._most_loading
             and not self._closing
             and self._error is None
             and self._source.may_take()
@@ -195,7 +202,7 @@ class Window:
                 self._news.set()
 
     async def _one(self, unit: Unit) -> Unit | None:
-        if await self._in(self._loads, unit.load):
+        if await self._loaded(unit):
             await self._in(self._loads, partial(unit.store, await self._code(unit)))
         last = len(self._places) == 1 and not self._taking
         self._closing = last
@@ -206,6 +213,15 @@ class Window:
         if more:
             self._news.set()
         return following
+
+    async def _loaded(self, unit: Unit) -> bool:
+        self._loading += 1
+        try:
+            return await self._in(self._loads, unit.load)
+        finally:
+            if self._loading == self._most_loading:
+                self._news.set()
+            self._loading -= 1
 
     async def _code(self, unit: Unit) -> BaseException | None:
         """Its code has ended; answers what ended it from outside its own frames."""
@@ -235,6 +251,7 @@ class Window:
     def _failed(self, error: BaseException) -> None:
         """Nothing new begins; `run` raises the first of these errors."""
         self._error = self._error or error
+        self._source.close()
         if not isinstance(error, Exception):
             self._source.leave()
 

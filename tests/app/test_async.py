@@ -213,3 +213,18 @@ def test_a_run_that_is_cancelled_inline_ends_all_that_await(real: FlowStone) -> 
 def test_the_width_must_be_a_number_of_steps(flowstone_settings: Settings) -> None:
     with pytest.raises(ConfigError, match="ASYNC_WIDTH"):
         replace(flowstone_settings, async_width=0)
+
+
+def test_every_step_begins_in_the_context_of_whoever_asked(fs: FlowStone) -> None:
+    who: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
+
+    @fs.asset(partitions=Static(PAGES))
+    async def page() -> str:
+        return who.get()
+
+    @fs.asset(mappings={"page": All()})
+    async def book(page: dict[str, str]) -> list[str]:
+        return [who.get(), *sorted(set(page.values()))]
+
+    who.set("me")
+    assert fs.run("book").get() == ["me", "me"]

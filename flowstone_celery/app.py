@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, o
 
 from flowstone_celery.assets.aio import Aio
 from flowstone_celery.assets.asset import AssetSpec, declare
+from flowstone_celery.assets.backfilling import Backfilling
 from flowstone_celery.assets.catalog import Catalog
 from flowstone_celery.assets.declared import Asset, as_namespace, namespaced, settle_in, unwrapped
 from flowstone_celery.assets.judging import Judging
@@ -46,7 +47,7 @@ T = TypeVar("T")
 Named: TypeAlias = "str | Asset[..., Any]"
 
 
-class FlowStone(Parted, Judging):
+class FlowStone(Parted, Judging, Backfilling):
     """Durable assets on a Celery app."""
 
     def __init__(

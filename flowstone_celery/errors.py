@@ -257,6 +257,12 @@ class NotCommitted(RunNotFound):
     retryable = True
 
 
+class BackfillNotFound(FlowStoneError):
+    """No backfill has this id."""
+
+    code = "FS-2015"
+
+
 class NoWorker(FlowStoneError):
     """No worker listens on a queue that has work."""
 

@@ -46,6 +46,30 @@ class Act(StrEnum):
     RESUME = "resume"
 
 
+class BackfillMode(StrEnum):
+    """Which of the partitions that were asked for a backfill makes."""
+
+    MISSING = "missing"
+    """Those without a value."""
+    FAILED = "failed"
+    """Those whose newest attempt failed, whatever value they have."""
+    STALE = "stale"
+    """Those that a run would make: missing or stale."""
+    ALL = "all"
+    """All of them, whatever is there."""
+
+
+class BackfillStatus(StrEnum):
+    """Where a backfill stands; it follows from its row and its runs, and is stored nowhere."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    """All has ended, and some of it failed or was cancelled by itself."""
+    CANCELLED = "cancelled"
+
+
 class Parked(StrEnum):
     """Why a ready step may not be claimed for now."""
 

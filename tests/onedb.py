@@ -29,6 +29,7 @@ _TABLES = [
     "workers",
     "nodes",
     "partition_keys",
+    "backfills",
 ]
 
 

@@ -138,6 +138,10 @@ class Assessor:
         found = assess(self._catalog, self._database, self._slices.needs, listed)
         return {each: found[each] for each in listed}
 
+    def all_of(self, targets: Iterable[Slice]) -> dict[Slice, Standing]:
+        """How these slices stand, and everything that they need."""
+        return assess(self._catalog, self._database, self._slices.needs, targets)
+
     def stale(self, assets: Collection[str]) -> list[Standing]:
         """Every slice of these assets that has a value which is stale; each behind what it needs."""
         made = [Slice(*key) for key in standing.slices_of(self._database, assets)]

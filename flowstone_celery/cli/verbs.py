@@ -50,6 +50,7 @@ EXIT_CODES: Final[dict[int, str]] = {
 _EXITS: Final[tuple[tuple[type[FlowStoneError], int], ...]] = (
     (errors.UnknownAsset, NOT_FOUND),
     (errors.RunNotFound, NOT_FOUND),
+    (errors.BackfillNotFound, NOT_FOUND),
     (errors.ValueNotFound, NOT_FOUND),
     (errors.DeclarationError, USAGE),
     (errors.ConfigError, USAGE),

@@ -13,6 +13,7 @@ SQL = load(
     "sweep.sql",
     "retention.sql",
     "joining.sql",
+    "backfills.sql",
 )
 """Every transition and read of the core, by name."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from flowstone_celery.core.model import PROTOCOL, Claim, RetryPolicy, WakeUp, json_text
+from flowstone_celery.core.model import INLINE_QUEUE, PROTOCOL, Claim, RetryPolicy, WakeUp, json_text
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.errors import FlowStoneError
 from flowstone_celery.states import StepStatus
@@ -161,8 +161,9 @@ def promise(tx: Tx, queue: str, *, min_wakeups: int) -> list[WakeUp]:
 
 
 def promise_all(tx: Tx, queues: Sequence[str], *, min_wakeups: int) -> list[WakeUp]:
-    """Promise wake-ups on each of these queues."""
-    return [each for queue in sorted(set(queues)) for each in promise(tx, queue, min_wakeups=min_wakeups)]
+    """Promise wake-ups on each of these queues; none on the inline queue: nobody would keep them, and other runs' rows would wait."""
+    heard = sorted(set(queues) - {INLINE_QUEUE})
+    return [each for queue in heard for each in promise(tx, queue, min_wakeups=min_wakeups)]
 
 
 def _moved(event: str, row: Row | None, *, delay: float = 0.0) -> Moved | None:

@@ -127,6 +127,13 @@ runs = Table(
         "id",
         postgresql_where=text("lane IS NOT NULL AND finished_at IS NULL"),
     ),
+    Index(
+        "runs_in_lane",
+        "lane",
+        text("created_at DESC"),
+        text("id DESC"),
+        postgresql_where=text("lane IS NOT NULL"),
+    ),
     Index("runs_paused", "id", postgresql_where=text("paused AND finished_at IS NULL")),
     Index("runs_outside", "tenant", "lane", postgresql_where=text("NOT admitted AND finished_at IS NULL")),
     Index(
@@ -364,6 +371,37 @@ requests = Table(
     Column("actor", Text, nullable=False),
     _now("asked_at"),
     CheckConstraint(one_of("act", states.Act), name="requests_act"),
+)
+
+backfills = Table(
+    "backfills",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    _text("tenant"),
+    Column("idempotency_key", Text),
+    Column("request_digest", Text),
+    Column("asset", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("partitions", ARRAY(Text), nullable=False),
+    Column("skipped", ARRAY(Text), nullable=False),
+    _count("begun"),
+    _count("max_concurrent", 1),
+    Column("request", JSONB),
+    _text("requested_by"),
+    Column("paused", Boolean, nullable=False, server_default=text("false")),
+    _now("created_at"),
+    Column("cancelled_at", Moment),
+    CheckConstraint(one_of("mode", states.BackfillMode), name="backfills_mode"),
+    CheckConstraint("begun BETWEEN 0 AND cardinality(partitions)", name="backfills_begun"),
+    CheckConstraint("max_concurrent > 0", name="backfills_max_concurrent"),
+    Index(
+        "backfills_idempotency",
+        "tenant",
+        "idempotency_key",
+        unique=True,
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+    ),
+    Index("backfills_newest", text("created_at DESC"), text("id DESC")),
 )
 
 lineage = Table(

@@ -10,6 +10,8 @@ CREATE INDEX runs_finished ON flowstone.runs (finished_at) WHERE finished_at IS 
 
 CREATE INDEX runs_of_lane ON flowstone.runs (tenant, lane, created_at, id) WHERE lane IS NOT NULL AND finished_at IS NULL;
 
+CREATE INDEX runs_in_lane ON flowstone.runs (lane, created_at DESC, id DESC) WHERE lane IS NOT NULL;
+
 CREATE INDEX runs_paused ON flowstone.runs (id) WHERE paused AND finished_at IS NULL;
 
 CREATE INDEX runs_outside ON flowstone.runs (tenant, lane) WHERE NOT admitted AND finished_at IS NULL;
@@ -76,6 +78,32 @@ CREATE TABLE flowstone.requests (
 	PRIMARY KEY (id),
 	CONSTRAINT requests_act CHECK (act IN ('cancel', 'retry', 'pause', 'resume'))
 );
+
+CREATE TABLE flowstone.backfills (
+	id UUID NOT NULL,
+	tenant TEXT DEFAULT '' NOT NULL,
+	idempotency_key TEXT,
+	request_digest TEXT,
+	asset TEXT NOT NULL,
+	mode TEXT NOT NULL,
+	partitions TEXT[] NOT NULL,
+	skipped TEXT[] NOT NULL,
+	begun INTEGER DEFAULT 0 NOT NULL,
+	max_concurrent INTEGER DEFAULT 1 NOT NULL,
+	request JSONB,
+	requested_by TEXT DEFAULT '' NOT NULL,
+	paused BOOLEAN DEFAULT false NOT NULL,
+	created_at TIMESTAMP WITH TIME ZONE DEFAULT flowstone.now() NOT NULL,
+	cancelled_at TIMESTAMP WITH TIME ZONE,
+	PRIMARY KEY (id),
+	CONSTRAINT backfills_mode CHECK (mode IN ('missing', 'failed', 'stale', 'all')),
+	CONSTRAINT backfills_begun CHECK (begun BETWEEN 0 AND cardinality(partitions)),
+	CONSTRAINT backfills_max_concurrent CHECK (max_concurrent > 0)
+);
+
+CREATE UNIQUE INDEX backfills_idempotency ON flowstone.backfills (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL;
+
+CREATE INDEX backfills_newest ON flowstone.backfills (created_at DESC, id DESC);
 
 ALTER TABLE flowstone.nodes ADD COLUMN schema_version INTEGER;
 

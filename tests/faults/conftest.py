@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from faults.cluster import Cluster, Measured, cluster
+from faults.figures import Noted, noting, print_table
 
 from flowstone_celery.testing.databases import Databases, serving
 
@@ -18,6 +19,16 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, A
     if report.failed and isinstance(found, Cluster):
         report.sections.append(("logs of the cluster", found.story()))
     return report
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    print_table(terminalreporter)
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Noted:
+    """Notes a figure of a goal; the table stands at the end of the run."""
+    return noting(request.node)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery
 
 from flowstone_celery import Context, FlowStone, faults
+from flowstone_celery.db.statements import Statement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,14 @@ app.conf.worker_prefetch_multiplier = 1
 app.conf.broker_connection_retry_on_startup = True
 app.conf.broker_transport_options = json.loads(os.environ.get(OPTIONS, "{}"))
 fs = FlowStone(app)
+
+
+_ENTER = Statement(
+    "faultshop",
+    "enter",
+    frozenset(),
+    "INSERT INTO ledger (key, fence, pid) VALUES (%(key)s, %(fence)s, %(pid)s)",
+)
 
 
 def note(event: str, ctx: Context) -> None:
@@ -158,6 +167,24 @@ def timed(ctx: Context) -> int:
 def stubborn(ctx: Context) -> int:
     """A step that may take one second, once."""
     return do(ctx)
+
+
+@fs.asset
+def ledger(ctx: Context) -> int:
+    """A step with an effect outside: a row that names the attempt, written before the step has ended."""
+    note("start", ctx)
+    time.sleep(float(ctx.metadata.get("pause", 0)))
+    fs.database.once(_ENTER, key=ctx.idempotency_key, fence=ctx.fence, pid=os.getpid())
+    note("end", ctx)
+    return os.getpid()
+
+
+@fs.asset
+def brittle(ctx: Context) -> int:
+    """A step that fails for the partitions that are named, until a file is there."""
+    if ctx.partition in ctx.metadata["bad"] and not Path(ctx.metadata["mended"]).exists():
+        raise ValueError("not yet")
+    return ctx.attempt
 
 
 @fs.asset

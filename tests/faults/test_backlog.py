@@ -6,19 +6,9 @@ import time
 
 import pytest
 from faults.cluster import Cluster, Measured
-
-from flowstone_celery.core import runs
-from flowstone_celery.core.model import NewRun, NewStep
+from faults.load import begin
 
 pytestmark = pytest.mark.worker
-
-
-def backlog(steps: int, *, priority: int = 0) -> NewRun:
-    plan = [
-        NewStep("asset", "faultshop.tick", "faultshop.tick", "celery", str(n), priority=priority)
-        for n in range(steps)
-    ]
-    return NewRun("asset", "faultshop.tick", plan)
 
 
 @pytest.mark.parametrize(
@@ -32,14 +22,11 @@ def test_a_long_line_sends_few_messages_twice_and_lets_the_urgent_pass(
     fleet: Cluster, steps: int, measured: Measured
 ) -> None:
     fleet.worker(slots=1)
-    database, settings = fleet.fs.database, fleet.settings
     begun = time.monotonic()
     with fleet.traffic() as sent:
-        long = fleet.fs.handle(runs.begin(database, fleet.fs.carrier, backlog(steps), settings=settings))
+        long = begin(fleet, steps)
         fleet.until(lambda: long.progress().finished > steps // 10, within=steps / 50, run=long)
-        urgent = fleet.fs.handle(
-            runs.begin(database, fleet.fs.carrier, backlog(1, priority=9), settings=settings)
-        )
+        urgent = begin(fleet, 1, priority=9)
         fleet.finish(urgent, within=60)
         overtaken = fleet.sql(_BETWEEN, long=long.uuid, urgent=urgent.uuid)[0]["started"]
         # A tenth of what one slot does when its statements stand on the right indexes, also before the tables were analyzed.

@@ -1,0 +1,82 @@
+"""A pytest plugin that puts one seeded fault into the process, and writes down of what kind the errors were with which tests failed.
+
+Loaded with `-p guard.plugin` by `test_mutations.py` alone. Read from the environment: SEEDED_FAULT (a name of the table, or nothing),
+SEEDED_REPORT (the file to write), SEEDED_TEMPLATE (a migrated database to clone in place of migrating one).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guard.seeded import FAULTS, InSql, Seeded
+
+if TYPE_CHECKING:
+    import pytest
+
+_failures: dict[str, list[str]] = {}
+
+
+def _prepare() -> None:
+    """Before any conftest is loaded: who loads a statement gets it broken."""
+    fault = next((each for each in FAULTS if each.name == os.environ["SEEDED_FAULT"]), None)
+    assert fault is not None or not os.environ["SEEDED_FAULT"], "no such fault"
+    if fault is not None:
+        _put_in(fault)
+    if fault is None or not fault.in_schema:
+        _clone()
+
+
+def _put_in(fault: Seeded) -> None:
+    from flowstone_celery.db import statements
+
+    real = statements.parse
+
+    def parse(room: str, text: str) -> dict[str, statements.Statement]:
+        found = real(room, text)
+        for change in fault.sql:
+            if change.room == room:
+                _break(found, change)
+        return found
+
+    statements.parse = parse
+    if fault.code is not None:
+        fault.code()
+
+
+def _break(found: dict[str, Any], change: InSql) -> None:
+    for name in change.statements:
+        if name in found:
+            assert change.old in found[name].text, (
+                f"{name} does not read {change.old!r} any more: mend the table"
+            )
+            found[name] = replace(found[name], text=found[name].text.replace(change.old, change.new))
+
+
+def _clone() -> None:
+    """A template of this session's own is made from the one that stands, without a migration."""
+    from flowstone_celery.testing import databases
+
+    given = os.environ["SEEDED_TEMPLATE"]
+
+    def make(url: str, name: str) -> None:
+        databases._admin(url, f'CREATE DATABASE "{name}" TEMPLATE "{given}"')
+
+    databases._make_template = make
+
+
+def pytest_exception_interact(call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
+    """Of what kind the error was with which a phase of a test ended."""
+    assert call.excinfo is not None
+    _failures.setdefault(report.nodeid, []).append(call.excinfo.typename)
+
+
+def pytest_sessionfinish() -> None:
+    """For whoever started this session."""
+    Path(os.environ["SEEDED_REPORT"]).write_text(json.dumps(_failures), encoding="utf-8")
+
+
+_prepare()

@@ -308,15 +308,27 @@ class Backfill:
         self.go_on(drain=drain)
         return done
 
-    def go_on(self, *, drain: bool = True, on_begun: Callable[[int, int], None] | None = None) -> None:
-        """Each partition has its run, unless it is paused or cancelled; with `drain`, what is to be done in this process is done."""
+    def go_on(
+        self,
+        *,
+        drain: bool = True,
+        on_begun: Callable[[int, int], None] | None = None,
+        on_ended: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Each partition has its run, unless it is paused or cancelled; with `drain`, what is to be done in this process is done.
+
+        Args:
+            drain: whether it is.
+            on_begun: told how many partitions have a run, and how many will.
+            on_ended: told how many have ended, of those that are done in this process.
+        """
         row = self.row
         if row["begun"] < row["total"] and not row["paused"] and row["cancelled_at"] is None:
             self._begin(row, on_begun)
         elif on_begun:
             on_begun(row["begun"], row["total"])
         if drain and (row["request"] or {}).get("inline"):
-            self._drain()
+            self._drain(on_ended)
 
     # --- inside ---------------------------------------------------------------------------------------------------------------
 
@@ -356,12 +368,13 @@ class Backfill:
                 on_begun(place, row["total"])
         backfills.let_in(doer, self._id, row["tenant"])
 
-    def _drain(self) -> None:
-        for row in backfills.runs_of(self._house.database, self._id):
+    def _drain(self, on_ended: Callable[[int], None]) -> None:
+        for count, row in enumerate(backfills.runs_of(self._house.database, self._id), 1):
             if row["status"] in (RunStatus.PENDING, RunStatus.RUNNING):
                 if backfills.read(self._house.database, self._id)["paused"]:
                     return
                 self._house.parts.inline.drain(row["id"])
+            on_ended(count)
 
 
 def _as_id(given: UUID | str) -> UUID:

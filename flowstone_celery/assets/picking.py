@@ -103,6 +103,9 @@ def _once(texts: Iterable[str]) -> tuple[str, ...]:
 def _between(spec: AssetSpec, start: PartitionKey, end: PartitionKey, as_of: AsOf) -> Iterator[PartitionKey]:
     if spec.partitions is not None:
         return spec.partitions.range(start, end, now=as_of)
+    start, end = (
+        partitions.parse(each) if isinstance(each, partitions.Written) else each for each in (start, end)
+    )
     if type(start) is date and type(end) is date:
         return _counting(start, end, timedelta(days=1))
     if type(start) is int and type(end) is int:

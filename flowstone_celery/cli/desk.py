@@ -99,9 +99,14 @@ class Desk:
 
         return FlowStone(mode="inline", settings=self.own_settings)
 
+    @property
+    def acting_house(self) -> FlowStone:
+        """The FlowStone of the named app; where none was named, one without assets, which serves for most acts."""
+        return self.house if self.has_app else self._own_house
+
     def acting(self, run_id: UUID) -> Run:
         """A handle that acts on a run."""
-        return (self.house if self.has_app else self._own_house).handle(run_id)
+        return self.acting_house.handle(run_id)
 
     def open_database(self, settings: Settings) -> Database:
         """The database that these settings name, else the embedded one that is up.

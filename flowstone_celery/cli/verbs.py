@@ -39,7 +39,7 @@ EXIT_CODES: Final[dict[int, str]] = {
     DONE: "done",
     RUN_FAILED: "the run failed or was cancelled, or the doctor found something broken",
     USAGE: "the command, an option, a setting or a declaration is wrong",
-    NOT_FOUND: "no such asset, run or value",
+    NOT_FOUND: "no such asset, run, backfill or value",
     CONFLICT: "it conflicts with what is there: a stale fence, a taken key, a missing dependency, a run that has ended",
     STILL_WAITING: "the time to wait is over; the run goes on",
     UNAVAILABLE: "a service is away, or its schema does not fit",

@@ -346,7 +346,7 @@ class Cluster:
         twice = {key: count for key, count in keys.items() if count > 1}
         assert self.server_crashes or not twice, f"user code began more than once under one fence: {twice}"
         ends = self.sql(_ENDS)
-        assert all(row["ends"] == 1 for row in ends), f"steps ended more than once: {ends}"
+        assert all(row["ends"] == 1 for row in ends), f"steps ended more than once in a round: {ends}"
 
     def stop(self) -> None:
         """The parent of every worker is killed; its keeper, and the children with it, are gone soon after."""
@@ -377,8 +377,8 @@ _KEEP = """
 DO $$ BEGIN EXECUTE format('ALTER DATABASE %%I SET synchronous_commit TO on', current_database()); END $$
 """
 _ENDS = """
-SELECT h.step_id, count(*) AS ends FROM flowstone.history h
- WHERE h.event IN ('step.succeeded', 'step.failed', 'step.skipped', 'step.cancelled') GROUP BY h.step_id
+SELECT h.step_id, h.round, count(*) AS ends FROM flowstone.history h
+ WHERE h.event IN ('step.succeeded', 'step.failed', 'step.skipped', 'step.cancelled') GROUP BY h.step_id, h.round
 """
 
 

@@ -19,6 +19,8 @@ from flowstone_celery import telemetry
 PACKAGE = Path(flowstone_celery.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_migrations" not in path.parts)
 LONGEST = 420
+PAGES = {"errors.py", "db/schema.py"}
+"""What is one page on purpose: a list of like entries, to be searched rather than read."""
 
 
 def name_of(path: Path) -> str:
@@ -71,7 +73,7 @@ def test_the_root_has_no_other_doors() -> None:
 
 def test_modules_are_short() -> None:
     lengths = {name_of(path): len(path.read_text().splitlines()) for path in MODULES}
-    assert {name: count for name, count in lengths.items() if count > LONGEST} == {}
+    assert {name: count for name, count in lengths.items() if count > LONGEST and name not in PAGES} == {}
 
 
 def test_the_init_of_every_room_holds_its_story_and_nothing_else() -> None:

@@ -1,12 +1,10 @@
 """All tables on one page. The migrations build the same; a test compares the two.
 
 Statuses are text with CHECK constraints that repeat `states.py`; further checks tie counters and times to statuses, so that the
-database itself refuses a row that cannot be true. Times come from `flowstone.now()`, the only clock (`clock_sql`).
+database itself refuses a row that cannot be true (`soundness.py` has those of runs and steps). Times come from `flowstone.now()`, the only clock (`clock_sql`).
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 from sqlalchemy import (
     ARRAY,
@@ -31,6 +29,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from flowstone_celery import states
+from flowstone_celery.db import soundness
+from flowstone_celery.db.soundness import one_of
 
 SCHEMA = "flowstone"
 VERSION = 2
@@ -40,12 +40,6 @@ OLDEST_CODE = 2
 
 metadata = MetaData(schema=SCHEMA)
 Moment = DateTime(timezone=True)
-
-
-def one_of(column: str, values: Iterable[str]) -> str:
-    """The CHECK expression that allows exactly these texts."""
-    listed = ", ".join(f"'{value}'" for value in values)
-    return f"{column} IN ({listed})"
 
 
 def _now(name: str) -> Column[object]:
@@ -59,9 +53,6 @@ def _count(name: str, default: int = 0) -> Column[int]:
 def _text(name: str, default: str = "") -> Column[str]:
     return Column(name, Text, nullable=False, server_default=text(f"'{default}'"))
 
-
-_RUN_ENDED = one_of("status", sorted(states.RUN_TERMINAL))
-_STEP_ENDED = one_of("status", sorted(states.STEP_TERMINAL))
 
 runs = Table(
     "runs",
@@ -98,15 +89,7 @@ runs = Table(
     Column("cancelled_at", Moment),
     Column("ends_as", Text),
     Column("finished_at", Moment),
-    CheckConstraint(one_of("status", states.RunStatus), name="runs_status"),
-    CheckConstraint("ends_as IN ('failed', 'cancelled')", name="runs_ends_as"),
-    CheckConstraint("lane_width > 0 AND (lane IS NOT NULL OR admitted)", name="runs_lane"),
-    CheckConstraint("remaining_steps BETWEEN 0 AND total_steps", name="runs_remaining"),
-    CheckConstraint("failed_steps + cancelled_steps <= total_steps", name="runs_failed"),
-    CheckConstraint(f"({_RUN_ENDED}) = (finished_at IS NOT NULL)", name="runs_finished"),
-    CheckConstraint(f"NOT ({_RUN_ENDED}) OR remaining_steps = 0", name="runs_ended_have_no_steps_left"),
-    CheckConstraint("status <> 'cancelling' OR cancelled_at IS NOT NULL", name="runs_cancelling"),
-    CheckConstraint("status NOT IN ('running', 'succeeded') OR started_at IS NOT NULL", name="runs_started"),
+    CheckConstraint(soundness.RUNS.check, name="runs_are_sound"),
     Index(
         "runs_idempotency",
         "tenant",
@@ -186,24 +169,7 @@ steps = Table(
     Column("started_at", Moment),
     Column("deadline_at", Moment),
     Column("finished_at", Moment),
-    CheckConstraint(one_of("status", states.StepStatus), name="steps_status"),
-    CheckConstraint(one_of("phase", states.Phase), name="steps_phase"),
-    CheckConstraint("remaining >= 0", name="steps_remaining"),
-    CheckConstraint("status <> 'blocked' OR remaining > 0", name="steps_blocked_has_remaining"),
-    CheckConstraint(
-        "status NOT IN ('ready', 'running', 'succeeded') OR remaining = 0",
-        name="steps_started_has_none_remaining",
-    ),
-    CheckConstraint("(status = 'running') = (worker_id IS NOT NULL)", name="steps_running_has_worker"),
-    CheckConstraint(
-        "status <> 'running' OR (started_at IS NOT NULL AND fence > 0)", name="steps_running_has_fence"
-    ),
-    CheckConstraint("(status = 'ready') = (due_at IS NOT NULL)", name="steps_ready_is_due"),
-    CheckConstraint("sent_at IS NULL OR (status = 'ready' AND parked IS NULL)", name="steps_sent_is_ready"),
-    CheckConstraint(one_of("parked", states.Parked), name="steps_parked"),
-    CheckConstraint("parked IS NULL OR status = 'ready'", name="steps_parked_is_ready"),
-    CheckConstraint(f"({_STEP_ENDED}) = (finished_at IS NOT NULL)", name="steps_finished"),
-    CheckConstraint("attempt >= 0 AND failures >= 0 AND crashes >= 0 AND losses >= 0", name="steps_counters"),
+    CheckConstraint(soundness.STEPS.check, name="steps_are_sound"),
     Index("steps_of_run", "run_id", "ordinal", unique=True),
     Index(
         "steps_unsent",
@@ -457,6 +423,11 @@ def clock_sql(schema: str = SCHEMA, offset_seconds: float = 0.0) -> str:
         f'CREATE OR REPLACE FUNCTION "{schema}".now() RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE '
         f"AS 'SELECT statement_timestamp(){shift.replace(chr(39), chr(39) * 2)}'"
     )
+
+
+def functions_sql(schema: str = SCHEMA) -> list[str]:
+    """The functions that tables rest on: they come before them."""
+    return [clock_sql(schema), *(each.sql(schema) for each in (soundness.RUNS, soundness.STEPS))]
 
 
 def seed_sql(schema: str = SCHEMA) -> list[str]:

@@ -94,7 +94,8 @@ def test_migrations_build_what_the_schema_page_says(flowstone_databases: Databas
     engine = create_engine(blank_url, poolclass=NullPool)
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE SCHEMA flowstone")
-        connection.exec_driver_sql(schema.clock_sql())
+        for text in schema.functions_sql():
+            connection.exec_driver_sql(text.replace("%", "%%"))
         schema.metadata.create_all(connection)
         for text in schema.seed_sql():
             connection.exec_driver_sql(text)

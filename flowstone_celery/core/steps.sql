@@ -36,13 +36,14 @@ SELECT c.id, c.run_id, c.kind, c.name, c.partition, c.task, c.queue, c.round, c.
        (SELECT count(*) FROM durability) AS relaxed
   FROM claimed c JOIN flowstone.runs r ON r.id = c.run_id
 
--- fragment: next_in_turn
--- What a settlement opens stands behind its parent, one behind the other; never later than what stands first now.
-next_in_turn AS (
-    SELECT w.id, least(q.turn,
+-- fragment: turns_from
+-- What a settlement opens stands as far behind its parent as it does in its run: a run that has much to do takes turns with one that
+-- has little. Never later than what stands first now.
+turns_from AS (
+    SELECT least(q.turn,
            -- use: first_turn
-           ) + row_number() OVER (ORDER BY w.id) AS turn
-      FROM waiting w CROSS JOIN moved q
+           ) - q.ordinal AS turn
+      FROM moved q
 )
 
 -- fragment: awaited
@@ -51,7 +52,7 @@ next_in_turn AS (
 
 -- fragment: what_follows
 (SELECT array_agg(o.queue) FROM opened o WHERE o.status = 'ready') AS opened,
-(SELECT lane FROM counted WHERE finished_at IS NOT NULL) AS lane, (SELECT tenant FROM counted) AS tenant,
+k.status AS run_status, k.tenant, CASE WHEN k.finished_at IS NOT NULL THEN k.lane END AS lane,
 -- use: awaited
 
 -- name: claim (step: ready -> running; run: pending -> running)
@@ -74,8 +75,9 @@ WITH target AS (
 
 -- name: claim_next (step: ready -> running; run: pending -> running)
 -- The door of a query: the queue's next ready row that this worker may run, by priority, turn and id, among those that no
--- wake-up is on its way to: so each message finds its row, and few are in vain. No row back while a more urgent one is on its way:
--- its message may stand behind others, so `claim_promised` takes it.
+-- wake-up is on its way to: so each message finds its row, and few are in vain. No row back while one is on its way that is more
+-- urgent (its message may stand behind others, so `claim_promised` takes it), or that has been passed over 200 times: then the slice
+-- ends, and the messages get their turn.
 WITH RECURSIVE
 -- use: levels_of_queue
 , candidate AS (
@@ -90,7 +92,11 @@ WITH RECURSIVE
            -- use: nobody_makes_it
            AND NOT EXISTS (
                SELECT 1 FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
-                WHERE s.sent_at IS NOT NULL AND s.status = 'ready' AND s.queue = %(queue)s AND s.priority > l.priority
+                WHERE s.sent_at IS NOT NULL AND s.status = 'ready' AND s.queue = %(queue)s
+                  AND (s.priority > l.priority OR s.priority = l.priority AND s.turn + 200 < (
+                       SELECT f.turn FROM flowstone.steps f
+                        WHERE f.status = 'ready' AND f.sent_at IS NULL AND f.parked IS NULL AND f.queue = %(queue)s
+                          AND f.priority = l.priority ORDER BY f.turn LIMIT 1))
                   AND (%(only_run)s::uuid IS NULL OR s.run_id = %(only_run)s) AND
                   -- use: may_run_here
                   AND
@@ -113,6 +119,10 @@ WITH candidate AS (
        -- use: may_run_beside
        AND
        -- use: nobody_makes_it
+       -- A window does not wait for messages that its own process may be keeping from their turn.
+       AND (%(beside)s::boolean OR NOT EXISTS (
+           SELECT 1 FROM flowstone.steps f
+            WHERE f.status = 'ready' AND f.sent_at IS NULL AND f.parked IS NULL AND f.queue = %(queue)s AND f.priority >= s.priority))
      ORDER BY s.priority DESC, s.turn, s.id LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED
 ),
 -- use: claimed
@@ -125,21 +135,21 @@ WITH moved AS (
        SET status = 'succeeded', output = %(output)s::jsonb, error = NULL, worker_id = NULL, deadline_at = NULL, finished_at = flowstone.now()
      WHERE
      -- use: held
-    RETURNING id, run_id, round, attempt, fence, name, partition, sole, queue, priority, turn
+    RETURNING id, run_id, ordinal, round, attempt, fence, name, partition, sole, queue, priority, turn
 ), waiting AS (
     -- By an array of ids: a join in the order of ids would read the edges of all runs for it.
     SELECT s.id FROM flowstone.steps s
      WHERE s.id = ANY (ARRAY(SELECT e.child FROM moved m JOIN flowstone.step_edges e ON e.parent = m.id)) AND s.status = 'blocked'
      ORDER BY s.id FOR NO KEY UPDATE OF s
 ),
--- use: next_in_turn
+-- use: turns_from
 , opened AS (
     UPDATE flowstone.steps s
        SET remaining = s.remaining - 1,
            status = CASE WHEN s.remaining = 1 THEN 'ready' ELSE 'blocked' END,
            due_at = CASE WHEN s.remaining = 1 THEN flowstone.now() END,
-           turn = w.turn
-      FROM next_in_turn w WHERE s.id = w.id AND s.status = 'blocked'
+           turn = s.ordinal + (SELECT turn FROM turns_from)
+      FROM waiting w WHERE s.id = w.id AND s.status = 'blocked'
     RETURNING s.id, s.run_id, s.round, s.queue, s.status
 ), ended AS (
     SELECT m.run_id, 1 AS finished, 0 AS failed, 0 AS cancelled, NULL::jsonb AS error FROM moved m
@@ -152,9 +162,9 @@ WITH moved AS (
     UNION ALL
     SELECT run_id, id, round, 'step.ready', NULL, NULL, NULL::bigint FROM opened WHERE status = 'ready'
 )
-SELECT m.id, (SELECT status FROM counted) AS run_status,
+SELECT m.id,
        -- use: what_follows
-  FROM moved m;
+  FROM moved m LEFT JOIN counted k ON true;
 
 -- name: end_without_value (step: running -> failed | skipped | cancelled; step: blocked -> failed | skipped | cancelled | ready; run: running -> succeeded | failed | cancelled; run: cancelling -> cancelled)
 -- The step ends with no value. Whatever needs it ends too, all the way down; what can do without it counts one dependency less.
@@ -165,7 +175,7 @@ WITH RECURSIVE moved AS (
            failures = failures + %(failed_attempts)s, crashes = crashes + %(crashed)s, losses = losses + %(lost)s
      WHERE
      -- use: held
-    RETURNING id, run_id, round, attempt, fence, name, partition, sole, queue, priority, turn
+    RETURNING id, run_id, ordinal, round, attempt, fence, name, partition, sole, queue, priority, turn
 ), doomed(id) AS (
     SELECT s.id FROM moved m JOIN flowstone.step_edges e ON e.parent = m.id AND NOT e.optional
       JOIN flowstone.steps s ON s.id = e.child AND s.status = 'blocked'
@@ -178,10 +188,8 @@ WITH RECURSIVE moved AS (
                     SELECT e.child FROM (SELECT id FROM moved UNION SELECT id FROM doomed) p
                       JOIN flowstone.step_edges e ON e.parent = p.id AND e.optional)
      ORDER BY s.id FOR NO KEY UPDATE OF s
-), waiting AS (
-    SELECT id FROM locked
 ),
--- use: next_in_turn
+-- use: turns_from
 , fallen AS (
     UPDATE flowstone.steps s
        SET status = %(dependents)s, error = %(dependents_error)s::jsonb, finished_at = flowstone.now()
@@ -196,8 +204,8 @@ WITH RECURSIVE moved AS (
        SET remaining = s.remaining - f.parents,
            status = CASE WHEN s.remaining = f.parents THEN 'ready' ELSE 'blocked' END,
            due_at = CASE WHEN s.remaining = f.parents THEN flowstone.now() END,
-           turn = l.turn
-      FROM freed f JOIN next_in_turn l USING (id)
+           turn = s.ordinal + (SELECT turn FROM turns_from)
+      FROM freed f JOIN locked l USING (id)
      WHERE s.id = f.id AND s.status = 'blocked' AND s.id NOT IN (SELECT id FROM fallen)
     RETURNING s.id, s.run_id, s.round, s.queue, s.status
 ), gone AS (
@@ -217,9 +225,9 @@ WITH RECURSIVE moved AS (
     UNION ALL
     SELECT run_id, id, round, 'step.ready', NULL, NULL, NULL::bigint, NULL::jsonb FROM opened WHERE status = 'ready'
 )
-SELECT m.id, (SELECT status FROM counted) AS run_status, (SELECT count(*) FROM fallen) AS fallen,
+SELECT m.id, (SELECT count(*) FROM fallen) AS fallen,
        -- use: what_follows
-  FROM moved m;
+  FROM moved m LEFT JOIN counted k ON true;
 
 -- name: retry (step: running -> ready)
 -- A failed attempt with attempts left: ready again after its delay.

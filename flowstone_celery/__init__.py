@@ -32,6 +32,7 @@ _DOORS = {
     "Settings": "config",
     # assets
     "Asset": "assets.declared",
+    "Backfill": "assets.backfill",
     "Context": "assets.context",
     "Pipeline": "assets.declared",
     "Run": "assets.handle",
@@ -66,6 +67,7 @@ __all__ = [  # noqa: RUF022 - grouped as above
     "FlowStone",
     "Settings",
     "Asset",
+    "Backfill",
     "Context",
     "Pipeline",
     "Run",

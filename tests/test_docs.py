@@ -29,6 +29,7 @@ EXECUTED = [
     "how-to/join-your-transaction.md",
     "how-to/retry-and-rerun.md",
     "how-to/order-and-fairness.md",
+    "how-to/backfill.md",
 ]
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from flowstone_celery.cli.backfilling import (
+    BackfillId,
+    end,
+    facts,
+    facts_of,
+    failure_facts,
+    found_by,
+    many,
+    put_failures,
+    wait_for,
+)
 from flowstone_celery.cli.desk import desk
 from flowstone_celery.cli.progress import counted
 from flowstone_celery.cli.show import (
-    console,
     mark,
     put_facts,
     put_json,
@@ -19,11 +28,7 @@ from flowstone_celery.cli.show import (
     when,
 )
 from flowstone_celery.cli.verbs import (
-    DONE,
-    INTERRUPTED,
-    RUN_FAILED,
     Duration,
-    ParamType,
     Partition,
     Verbs,
     careful_options,
@@ -34,21 +39,12 @@ from flowstone_celery.errors import WrongState
 from flowstone_celery.states import BackfillMode, BackfillStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from flowstone_celery.assets.backfill import Backfill, BackfillProgress, PartitionResult
+    from flowstone_celery.assets.backfill import Backfill
     from flowstone_celery.assets.backfilling import BackfillPlan
     from flowstone_celery.assets.definitions import Definition
     from flowstone_celery.assets.partition import PartitionKey
 
 _SHOWN: Final = 10
-_TENTHS: Final = 10.0
-
-
-class BackfillId(ParamType):
-    """The id of a backfill, or as much of its beginning as tells it from others."""
-
-    name = "backfill"
 
 
 @click.group(cls=Verbs)
@@ -138,7 +134,7 @@ def start(
         if as_json:
             put_json(_plan_facts(plan))
         return
-    sure(f"Make {_many(len(plan.to_make))} of {plan.spec.qualified}?", yes=yes)
+    sure(f"Make {many(len(plan.to_make))} of {plan.spec.qualified}?", yes=yes)
     with counted("begin", len(plan.to_make)) as advance:
         found = fs.backfill.start(plan, drain=False, on_begun=lambda begun, _: advance(begun))
     if not wait:
@@ -146,9 +142,9 @@ def start(
     elif here:
         with counted("make", len(plan.to_make)) as advance:
             found.go_on(on_ended=advance)
-        _end(found, found.progress(), as_json=as_json)
+        end(found, found.progress(), as_json=as_json)
     else:
-        _wait_for(found, timeout=timeout, as_json=as_json)
+        wait_for(found, timeout=timeout, as_json=as_json)
 
 
 def _check_options(
@@ -162,15 +158,11 @@ def _check_options(
         )
 
 
-def _many(number: int) -> str:
-    return f"{number:,} partition{'' if number == 1 else 's'}"
-
-
 def _counts(plan: BackfillPlan) -> str:
     left = (
         f"{len(plan.skipped):,} {'present' if plan.new.mode == BackfillMode.MISSING else 'left as they are'}"
     )
-    return f"{_many(plan.total)}: {len(plan.to_make):,} to make, {left}"
+    return f"{many(plan.total)}: {len(plan.to_make):,} to make, {left}"
 
 
 def _tell_plan(plan: BackfillPlan, *, as_json: bool) -> None:
@@ -204,7 +196,7 @@ def _shown(definition: Definition | None, text: str) -> str:
 
 def _tell_begun(found: Backfill, *, as_json: bool) -> None:
     if as_json:
-        put_json(_facts(found))
+        put_json(facts(found))
         return
     click.echo(found.id)
     click.echo(f"  flowstone backfill wait {found.id}", err=True)
@@ -225,9 +217,9 @@ def ls(*, name: str | None, limit: int, as_json: bool) -> None:
     if name and "." not in name and desk().has_app:
         name = desk().house.catalog.fetch(name).qualified
     rows = backfills.page(desk().database, name=name, limit=limit)
-    facts = [_facts_of(row, BackfillProgress.of(row)) for row in rows]
+    shown = [facts_of(row, BackfillProgress.of(row)) for row in rows]
     if as_json:
-        put_rows(facts)
+        put_rows(shown)
         return
     cells = [
         (
@@ -239,7 +231,7 @@ def ls(*, name: str | None, limit: int, as_json: bool) -> None:
             each["failed"] or "",
             when(each["created_at"]),
         )
-        for each in facts
+        for each in shown
     ]
     put_table(
         ("backfill", "status", "asset", "mode", "made", "failed", "begun"), cells, empty="No backfills."
@@ -251,13 +243,13 @@ def ls(*, name: str | None, limit: int, as_json: bool) -> None:
 @json_option
 def show(*, backfill_id: str, as_json: bool) -> None:
     """Show a backfill: how far it is, and what failed."""
-    found = _found(backfill_id)
-    facts, failures = _facts(found), found.failures()
+    found = found_by(backfill_id)
+    shown, failures = facts(found), found.failures()
     if as_json:
-        put_json({**facts, "failures": [_failure(each) for each in failures]})
+        put_json({**shown, "failures": [failure_facts(each) for each in failures]})
         return
-    put_facts({**facts, "status": mark(facts["status"]), "created_at": when(facts["created_at"])})
-    _put_failures(failures)
+    put_facts({**shown, "status": mark(shown["status"]), "created_at": when(shown["created_at"])})
+    put_failures(failures)
 
 
 @backfill.command()
@@ -266,106 +258,7 @@ def show(*, backfill_id: str, as_json: bool) -> None:
 @json_option
 def wait(*, backfill_id: str, timeout: float | None, as_json: bool) -> None:
     """Wait until all of a backfill has ended, showing how far it is; exit 1 if something failed."""
-    _wait_for(_found(backfill_id), timeout=timeout, as_json=as_json)
-
-
-def _found(beginning: str) -> Backfill:
-    """The backfill whose id begins so."""
-    from flowstone_celery.core import backfills
-
-    house = desk().acting_house
-    return house.backfill.handle(backfills.find(house.database, beginning))
-
-
-def _facts(found: Backfill) -> dict[str, Any]:
-    return _facts_of(found.row, found.progress())
-
-
-def _facts_of(row: Mapping[str, Any], now: BackfillProgress) -> dict[str, Any]:
-    counts = (
-        "total",
-        "succeeded",
-        "failed",
-        "cancelled",
-        "running",
-        "waiting",
-        "skipped",
-        "unbegun",
-        "pruned",
-    )
-    return {
-        "id": str(row["id"]),
-        "asset": row["asset"],
-        "mode": row["mode"],
-        "status": now.status,
-        **{name: getattr(now, name) for name in counts},
-        "percent": round(now.percent, 1),
-        "max_concurrent": row["max_concurrent"],
-        "key": row["idempotency_key"],
-        "requested_by": row["requested_by"],
-        "created_at": row["created_at"],
-    }
-
-
-def _failure(each: PartitionResult) -> dict[str, Any]:
-    return {"partition": each.text, "run_id": each.run_id, "error": each.error}
-
-
-def _put_failures(failures: Sequence[PartitionResult], *, err: bool = False) -> None:
-    for each in failures[:_SHOWN]:
-        message = str((each.error or {}).get("message", "")).partition("\n")[0]
-        click.echo(f"  {each.text}: {message}  (run {each.run_id})", err=err)
-    if len(failures) > _SHOWN:
-        click.echo(f"  … and {len(failures) - _SHOWN:,} more", err=err)
-
-
-def _wait_for(found: Backfill, *, timeout: float | None, as_json: bool) -> None:
-    """All has ended, and the command ends with its exit code; meanwhile it is shown how far it is."""
-    try:
-        with _watched(found) as tell:
-            ended = found.wait(timeout, on_progress=tell)
-    except KeyboardInterrupt:
-        hint = f"flowstone backfill wait {found.id} · flowstone backfill cancel {found.id}"
-        click.echo(f"\nThe backfill goes on. {hint}", err=True)
-        click.get_current_context().exit(INTERRUPTED)
-    _end(found, ended, as_json=as_json)
-
-
-@contextmanager
-def _watched(found: Backfill) -> Iterator[Callable[[BackfillProgress], None]]:
-    """On a terminal a bar that lives; on a pipe a line whenever another tenth has ended, or the status is another."""
-    total = found.progress().total
-    if console(err=True).is_terminal:
-        with counted("make", total) as advance:
-            yield lambda now: advance(now.finished)
-        return
-    told: set[tuple[str, int]] = set()
-
-    def tell(now: BackfillProgress) -> None:
-        step = (now.status, int(now.percent // _TENTHS))
-        if step not in told:
-            told.add(step)
-            click.echo(f"{_line(now)}", err=True)
-
-    yield tell
-
-
-def _line(now: BackfillProgress) -> str:
-    counts = {name: getattr(now, name) for name in ("failed", "cancelled", "running", "waiting")}
-    rest = "".join(f", {number:,} {name}" for name, number in counts.items() if number)
-    return f"{now.status} · {now.succeeded:,} of {_many(now.total)} made{rest}"
-
-
-def _end(found: Backfill, ended: BackfillProgress, *, as_json: bool) -> None:
-    failures = found.failures() if ended.failed else []
-    if as_json:
-        put_json({**_facts(found), "failures": [_failure(each) for each in failures]})
-    else:
-        console().print(mark(ended.status, _line(ended)))
-        _put_failures(failures, err=True)
-    if failures:
-        click.echo(f"  flowstone backfill retry {found.id}", err=True)
-    click.get_current_context().exit(DONE if ended.status == BackfillStatus.COMPLETED else RUN_FAILED)
+    wait_for(found_by(backfill_id), timeout=timeout, as_json=as_json)
 
 
 # --- act --------------------------------------------------------------------------------------------------------------------------
@@ -375,7 +268,7 @@ def _end(found: Backfill, ended: BackfillProgress, *, as_json: bool) -> None:
 @click.argument("backfill_id", type=BackfillId(), metavar="BACKFILL")
 def pause(*, backfill_id: str) -> None:
     """Pause a backfill: it begins nothing more, and what runs goes on to its end."""
-    found = _found(backfill_id)
+    found = found_by(backfill_id)
     if not found.pause(actor=desk().actor):
         raise _refused(found, "only one that is active is paused", "resume lets a paused one go on")
     click.echo(f"Paused backfill {found.id}.")
@@ -385,7 +278,7 @@ def pause(*, backfill_id: str) -> None:
 @click.argument("backfill_id", type=BackfillId(), metavar="BACKFILL")
 def resume(*, backfill_id: str) -> None:
     """Let a backfill go on: after a pause, or where a client that began it has died."""
-    found = _found(backfill_id)
+    found = found_by(backfill_id)
     now = found.progress()
     if now.status != BackfillStatus.PAUSED and not now.unbegun:
         raise _refused(found, "it is not paused, and all of it has begun", "retry does again what failed")
@@ -400,12 +293,12 @@ def resume(*, backfill_id: str) -> None:
 @careful_options
 def cancel(*, backfill_id: str, reason: str, dry_run: bool, yes: bool) -> None:
     """Cancel a backfill: what has not begun never does, running code is interrupted."""
-    found = _found(backfill_id)
+    found = found_by(backfill_id)
     now = found.progress()
     left = now.running + now.waiting
     if not left:
         raise _refused(found, "nothing of it is left to cancel", "")
-    what = f"{_many(left)} of backfill {found.id}"
+    what = f"{many(left)} of backfill {found.id}"
     if dry_run:
         click.echo(f"Would cancel {what}.")
         return
@@ -419,12 +312,12 @@ def cancel(*, backfill_id: str, reason: str, dry_run: bool, yes: bool) -> None:
 @click.argument("backfill_id", type=BackfillId(), metavar="BACKFILL")
 def retry(*, backfill_id: str) -> None:
     """Do again what failed or was cancelled of a backfill."""
-    found = _found(backfill_id)
+    found = found_by(backfill_id)
     now = found.progress()
     if not now.failed and not now.cancelled:
         raise _refused(found, "nothing of it failed or was cancelled", "resume lets a paused one go on")
     done = found.retry(actor=desk().actor)
-    click.echo(f"Retried {_many(done)} of backfill {found.id}.")
+    click.echo(f"Retried {many(done)} of backfill {found.id}.")
 
 
 def _refused(found: Backfill, why: str, hint: str) -> WrongState:

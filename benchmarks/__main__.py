@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import chain, idle, imports, latency, plan, timers
+from benchmarks import chain, idle, imports, latency, plan, side_by_side, timers
 from benchmarks.errors import BenchmarkError
 from benchmarks.report import print_json, print_table
 from benchmarks.sides import PEERS_PYTHON
@@ -25,6 +25,7 @@ BENCHMARKS = {
     "timers": timers,
     "plan": plan,
     "idle": idle,
+    "async": side_by_side,
 }
 """Each module has `arguments(parser)` and `measure(options) -> Result`; its docstring is its help."""
 

@@ -103,6 +103,16 @@ def test_idle_tells_what_a_worker_and_its_keeper_cost_and_leaves_no_process() ->
     assert (said["ratio"], said["peers"]) == (None, {})
 
 
+@pytest.mark.worker
+def test_async_tells_how_near_waiting_steps_come_to_the_ideal() -> None:
+    mark = uuid4().hex
+    said = line_of("async", "--steps", "40", "--wait", "0.5", "--rounds", "1", mark=mark)
+    assert marked(mark) == []
+    assert said["ours"]["ideal_percent"] == pytest.approx(50 / said["ours"]["seconds"], rel=0.01)
+    assert said["ours"]["seconds"] < 40 * 0.5 / 2
+    assert (said["ratio"], said["peers"]) == (None, {})
+
+
 def test_missing_environment_of_the_peers_names_the_way_out(tmp_path: Path) -> None:
     done = run("latency", "--peer-python", str(tmp_path / "python"))
     assert done.returncode == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import random
@@ -107,6 +108,23 @@ def _one_latency() -> float:
     return started - called
 
 
+# --- side by side ---------------------------------------------------------------------------------------------------------------
+
+
+@fs.asset
+async def waiting() -> None:
+    """Wait, and nothing else."""
+    await asyncio.sleep(float(os.environ["BENCHMARK_WAIT"]))
+
+
+def side_by_side(steps: int) -> float:
+    """Seconds from the call to the end of a run of so many steps that wait."""
+    slices = [Slice(waiting.name, encode(next(partitions))) for _ in range(steps)]
+    begun = time.perf_counter()
+    fs.begin(slices, only=None).wait(timeout=TIMEOUT)
+    return time.perf_counter() - begun
+
+
 # --- timers ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -156,4 +174,5 @@ DEEDS = {
     "wait_far": wait_far,
     "wait_blocked": wait_blocked,
     "timers": timers,
+    "side_by_side": side_by_side,
 }

@@ -149,6 +149,14 @@ def test_the_urgent_begins_first(lab: Lab, handler: Handler) -> None:
     assert "urgent" in started(lab)[:2]
 
 
+def test_a_window_goes_past_wake_ups_that_stand_behind_it(lab: Lab, handler: Handler) -> None:
+    """The first rows of the run are promised to messages that no process is free to read."""
+    run = lab.start(*(awaits(f"s{n}") for n in range(260)))
+    assert lab.postbox.take()
+    assert executor(lab, handler, async_width=20).work(None, QUEUE) == 260
+    assert lab.run(run)["status"] == "succeeded"
+
+
 def test_what_a_step_opens_takes_its_place_while_others_run(lab: Lab, handler: Handler) -> None:
     over = asyncio.Event()
 

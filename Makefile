@@ -40,8 +40,8 @@ test: $(READY) ## All tests but the long fault tests, on embedded servers
 	$(TESTS) -m "not faults" $(ARGS)
 
 .PHONY: test-faults
-test-faults: $(READY) ## The long form: kills, stops and restarts of everything, at every crash point
-	$(RUN) pytest -m faults --timeout 900 $(ARGS)
+test-faults: $(READY) ## The long form: kills, stops and restarts of everything, at every crash point; the figures of the goals at its end
+	$(RUN) pytest -m "faults or goals" --timeout 900 $(ARGS)
 
 .PHONY: test-services
 test-services: export FLOWSTONE_TEST_DATABASE_URL ?= postgresql://postgres:postgres@127.0.0.1:5432/postgres

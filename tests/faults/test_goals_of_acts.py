@@ -12,7 +12,7 @@ from faults.load import begin
 
 from flowstone_celery.assets.partition import encode
 
-pytestmark = pytest.mark.worker
+pytestmark = [pytest.mark.worker, pytest.mark.goals]
 
 FAR_BEYOND = 4
 LONG = [pytest.mark.faults, pytest.mark.timeout(1_800)]

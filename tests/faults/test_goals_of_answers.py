@@ -18,6 +18,8 @@ from flowstone_celery.core.model import RetryPolicy
 from flowstone_celery.db import database as databases
 from flowstone_celery.outcomes import Retry
 
+pytestmark = pytest.mark.goals
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -18,7 +18,7 @@ from faults.load import begin
 
 from flowstone_celery import Run
 
-pytestmark = pytest.mark.worker
+pytestmark = [pytest.mark.worker, pytest.mark.goals]
 
 FAR_BEYOND = 4
 LONG = pytest.mark.faults

@@ -13,7 +13,7 @@ from faults.cluster import Cluster, Measured
 from faults.figures import Noted
 from faults.load import begin
 
-pytestmark = pytest.mark.worker
+pytestmark = [pytest.mark.worker, pytest.mark.goals]
 
 FAR_BEYOND = 4
 RUN = 100
@@ -21,7 +21,7 @@ RUN = 100
 
 
 @pytest.mark.parametrize(
-    "seconds", [6.0, pytest.param(180.0, marks=[pytest.mark.faults, pytest.mark.timeout(1_800)])]
+    "seconds", [4.0, pytest.param(180.0, marks=[pytest.mark.faults, pytest.mark.timeout(1_800)])]
 )
 def test_tables_stay_lean_under_load_and_an_open_snapshot(
     fleet: Cluster, seconds: float, figure: Noted, measured: Measured

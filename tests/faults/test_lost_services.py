@@ -41,6 +41,7 @@ def test_a_broker_that_is_emptied_again_and_again_loses_nothing(fleet: Cluster) 
     assert all_first_attempts(*runs)
 
 
+@pytest.mark.goals
 @pytest.mark.parametrize(
     "away", [2.0, pytest.param(60.0, marks=[pytest.mark.faults, pytest.mark.timeout(300)])]
 )
@@ -128,6 +129,7 @@ def test_every_message_twice_and_each_step_once(fleet: Cluster) -> None:
     assert all_first_attempts(*runs)
 
 
+@pytest.mark.goals
 def test_a_database_that_crashes_mid_run_costs_no_attempt(fleet: Cluster, figure: Noted) -> None:
     home = fleet.databases.home
     assert home is not None

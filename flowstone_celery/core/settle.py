@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asyncio import CancelledError
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -41,12 +42,20 @@ Verdict = Answer | Failed | GiveBack
 """How a call came out: what the handler answered, or what became of it."""
 
 
-def move(tx: Tx, claim: Claim, verdict: Verdict) -> Moved | None:
-    """The step moves as the verdict says; None if another claim holds it now."""
+def move_later(tx: Tx, claim: Claim, verdict: Verdict) -> Callable[[], Moved | None]:
+    """The step moves as the verdict says; call the answer to know, None: another claim holds the step now.
+
+    What is asked for meanwhile travels with it.
+    """
+    if isinstance(verdict, Done):
+        written = verdict.write(tx) if verdict.write else {}
+        return steps.succeed_later(tx, claim.held, {**(verdict.output or {}), **written} or None)
+    moved = _move(tx, claim, verdict)
+    return lambda: moved
+
+
+def _move(tx: Tx, claim: Claim, verdict: Skip | Retry | Fail | Cancel | Failed | GiveBack) -> Moved | None:
     match verdict:
-        case Done(output, write):
-            written = write(tx) if write else {}
-            return steps.succeed(tx, claim.held, {**(output or {}), **written} or None)
         case Skip(reason):
             why = {"code": "FS-2000", "type": "Skipped", "message": reason or "skipped"}
             return steps.end(tx, claim.held, StepStatus.SKIPPED, why, name=claim.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -64,24 +64,51 @@ def claim_next(
 
     `beside`: it will share its process with others, so none that a process has died with.
     """
+    return next_later(
+        tx, queue, worker=worker, knows=knows, only_run=only_run, relaxed=relaxed, beside=beside
+    )()
+
+
+def next_later(
+    tx: Tx,
+    queue: str,
+    *,
+    worker: int,
+    knows: Sequence[str],
+    only_run: UUID | None = None,
+    relaxed: bool = True,
+    beside: bool = False,
+) -> Callable[[], Claim | None]:
+    """As `claim_next`, asked for with what else is on its way; call the answer for the claim."""
     values = {
         "queue": queue,
         "worker": worker,
         "knows": _array(tuple(knows)),
         "protocol": PROTOCOL,
         "only_run": only_run,
+        "relaxed": relaxed,
         "beside": beside,
     }
-    row = tx.row(SQL["claim_next"], **values, relaxed=relaxed) or tx.row(
-        SQL["claim_promised"], **values, relaxed=relaxed
-    )
-    return Claim.of(row) if row else None
+    asked = tx.later(SQL["claim_next"], **values)
+
+    def answer() -> Claim | None:
+        rows = asked() or tx.rows(SQL["claim_promised"], **values)
+        return Claim.of(rows[0]) if rows else None
+
+    return answer
 
 
 def succeed(tx: Tx, held: Mapping[str, int], output: Mapping[str, Any] | None) -> Moved | None:
     """running → succeeded; children with nothing left to wait for are ready."""
-    row = tx.row(SQL["succeed"], **held, output=json_text(output))
-    return _moved("succeeded", row)
+    return succeed_later(tx, held, output)()
+
+
+def succeed_later(
+    tx: Tx, held: Mapping[str, int], output: Mapping[str, Any] | None
+) -> Callable[[], Moved | None]:
+    """As `succeed`, asked for with what else is on its way; call the answer for what moved."""
+    asked = tx.later(SQL["succeed"], **held, output=json_text(output))
+    return lambda: _moved("succeeded", next(iter(asked()), None))
 
 
 def end(

@@ -82,6 +82,13 @@ class Tx:
         rows = self.rows(statement, **values)
         return rows[0] if rows else None
 
+    def later(self, statement: Statement, **values: object) -> Callable[[], list[Row]]:
+        """The statement runs in its turn; call the answer for its rows. Until then others may be asked for in the same flight."""
+        if self._wire is None:
+            rows = self.rows(statement, **values)
+            return lambda: rows
+        return self._wire.later(statement.sql(self._schema), values).rows
+
     def run(self, statement: Statement, **values: object) -> int:
         """Run the statement and return how many rows it touched."""
         if self._wire is not None:
@@ -268,6 +275,8 @@ class Database:
                     wire.begin()
                 yield tx
             except BaseException:
+                if wire is not None:
+                    wire.drop()
                 if not connection.closed:
                     connection.rollback()
                 raise

@@ -1,7 +1,8 @@
 """Named statements straight through libpq: prepared once for each connection, sent and read without a cursor between.
 
 A step costs a handful of statements, and psycopg's cursor spends more on each than the statement itself takes on the wire. What
-crosses here are the plain types of named statements; psycopg still keeps the connection, waits, loads and raises.
+crosses here are the plain types of named statements; psycopg still keeps the connection, waits, loads and raises. Statements that
+need no answer of each other travel in one flight: each wait between two costs the step a turn of the scheduler.
 """
 
 from __future__ import annotations
@@ -40,8 +41,34 @@ def numbered(text: str) -> tuple[bytes, tuple[str, ...]]:
     return _PARAMETER.sub(number, text).encode(), tuple(names)
 
 
+class Later:
+    """A statement that is on its way, or will be with the next that is waited for."""
+
+    __slots__ = ("_wire", "result")
+
+    def __init__(self, wire: Wire) -> None:
+        """Not answered yet."""
+        self._wire = wire
+        self.result: PGresult | None = None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Its rows, waited for if need be.
+
+        Raises:
+            psycopg.Error: it, or what went before it in the same flight, has failed.
+        """
+        if self.result is None:
+            self._wire.flush()
+        if self.result is None:
+            raise psycopg.errors.InFailedSqlTransaction("what went before this statement has failed")
+        return self._wire.loaded(self.result)
+
+
+_Call: TypeAlias = "tuple[Callable[[], None], Later | None]"
+
+
 class Wire:
-    """The prepared statements of one connection."""
+    """The prepared statements of one connection, and those that wait to be sent in one flight."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         """Prepare nothing yet."""
@@ -50,6 +77,7 @@ class Wire:
         self._transformer = Transformer(connection)
         self._names: dict[tuple[str, tuple[int, ...]], bytes] = {}
         self._prepared = 0
+        self._waiting: list[_Call] = []
 
     def rows(self, text: str, values: Mapping[str, object], *, anew: bool = False) -> list[dict[str, Any]]:
         """Run the statement and return its rows; `anew`: plan it for these values.
@@ -57,19 +85,28 @@ class Wire:
         Raises:
             psycopg.Error: as for psycopg's own `execute`.
         """
-        result = self._run(text, values, anew=anew)
-        if not result.nfields:
-            return []
-        self._transformer.set_pgresult(result)
-        return self._transformer.load_rows(0, result.ntuples, _maker(_columns(result)))
+        return self.loaded(self._run(text, values, anew=anew))
 
     def count(self, text: str, values: Mapping[str, object], *, anew: bool = False) -> int:
         """Run the statement and return how many rows it touched."""
         return self._run(text, values, anew=anew).command_tuples or 0
 
+    def later(self, text: str, values: Mapping[str, object]) -> Later:
+        """The statement will run in its turn; nothing is sent before somebody waits for an answer."""
+        later = Later(self)
+        self._waiting.append((self._call(text, values, anew=False), later))
+        return later
+
+    def loaded(self, result: PGresult) -> list[dict[str, Any]]:
+        """The rows of a result."""
+        if not result.nfields:
+            return []
+        self._transformer.set_pgresult(result)
+        return self._transformer.load_rows(0, result.ntuples, _maker(_columns(result)))
+
     def begin(self) -> None:
-        """A transaction is open."""
-        self._simple(b"BEGIN")
+        """A transaction opens with the first statement in it."""
+        self._waiting = [(lambda: self._pg.send_query_params(b"BEGIN", None), None)]
 
     def commit(self) -> None:
         """The transaction is committed.
@@ -77,34 +114,79 @@ class Wire:
         Raises:
             psycopg.Error: it is not, or the connection broke and nobody knows.
         """
-        result = self._simple(b"COMMIT")
-        if result.command_status != b"COMMIT":
+        if self._waiting and self._pg.transaction_status == _IDLE and len(self._waiting) == 1:
+            self._waiting = []  # nothing was done in it
+            return
+        self.flush()
+        self._pg.send_query(b"COMMIT")
+        if self._answer().command_status != b"COMMIT":
             raise psycopg.errors.InFailedSqlTransaction("the transaction had failed, so it was rolled back")
 
-    def _simple(self, command: bytes) -> PGresult:
-        self._pg.send_query(command)
-        return self._answer()
+    def drop(self) -> None:
+        """What was not sent yet is not sent."""
+        self._waiting = []
+
+    def flush(self) -> None:
+        """All that waits is sent in one flight, and answered.
+
+        Raises:
+            psycopg.Error: the first that failed; those behind it did not run.
+        """
+        calls, self._waiting = self._waiting, []
+        if len(calls) == 1:
+            send, later = calls[0]
+            send()
+            result = self._answer()
+            if later is not None:
+                later.result = result
+        elif calls:
+            self._fly(calls)
+
+    def forget(self) -> None:
+        """All statements are prepared anew."""
+        self._names = {}
+
+    # --- one flight -----------------------------------------------------------------------------------------------------------
 
     def _run(self, text: str, values: Mapping[str, object], *, anew: bool) -> PGresult:
-        query, names = numbered(text)
-        parameters, types, formats = _dumped(values[name] for name in names)
-        if anew:
-            self._pg.send_query_params(query, parameters, types, formats)
-            return self._answer()
+        later = Later(self)
         try:
-            name = self._names.get((text, types)) or self._prepare(text, query, types)
-            self._pg.send_query_prepared(name, parameters, formats)
-            return self._answer()
+            self._waiting.append((self._call(text, values, anew=anew), later))
+            self.flush()
         except psycopg.errors.FeatureNotSupported:
             # A migration changed a table under a prepared statement. In a transaction its work is tried again from the start.
             self.forget()
             if self._pg.transaction_status != _IDLE:
                 raise
-            return self._run(text, values, anew=False)
+            return self._run(text, values, anew=anew)
+        assert later.result is not None
+        return later.result
 
-    def forget(self) -> None:
-        """All statements are prepared anew."""
-        self._names = {}
+    def _call(self, text: str, values: Mapping[str, object], *, anew: bool) -> Callable[[], None]:
+        query, names = numbered(text)
+        parameters, types, formats = _dumped(values[name] for name in names)
+        if anew:
+            return lambda: self._pg.send_query_params(query, parameters, types, formats)
+        name = self._names.get((text, types)) or self._prepare(text, query, types)
+        return lambda: self._pg.send_query_prepared(name, parameters, formats)
+
+    def _fly(self, calls: Iterable[_Call]) -> None:
+        """Sent without waiting between them; the server does one after the other, and none behind one that failed."""
+        self._pg.enter_pipeline_mode()
+        laters = []
+        for send, later in calls:
+            send()
+            laters.append(later)
+        self._pg.pipeline_sync()
+        self._connection.wait(generators.send(self._pg))
+        results = [self._connection.wait(generators.fetch_many(self._pg))[-1] for _ in laters]
+        self._connection.wait(generators.fetch_many(self._pg))
+        self._pg.exit_pipeline_mode()
+        for later, result in zip(laters, results, strict=True):
+            if result.status not in _FINE:
+                raise psycopg.errors.error_from_result(result)
+            if later is not None:
+                later.result = result
 
     def _prepare(self, text: str, query: bytes, types: tuple[int, ...]) -> bytes:
         # A number that was never used: a statement that was forgotten still has its name on the server.

@@ -34,6 +34,11 @@ _SETTLED = ("succeeded", "failed", "skipped", "cancelled", "retry", "released")
 _ENDED = tuple(f"step.{status}" for status in STEP_TERMINAL)
 
 
+# Who was given his lock a moment ago may still sleep: pg_stat_activity would name him, the locks do not.
+_WAITING = """SELECT count(DISTINCT l.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+  WHERE NOT l.granted AND a.datname = current_database()"""
+
+
 class _Undone(Exception):  # noqa: N818 - an event: rolls the transaction back
     pass
 
@@ -142,17 +147,16 @@ class Stage:
 
     def settle_down(self) -> list[Actor]:
         """Return when everybody is done or waits for a lock; answers those who wait."""
-        text = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         ends = time.monotonic() + 20
         while True:
             wait([each.doing for each in self._busy if each.doing is not None], timeout=0.003)
             pending = [each for each in self._busy if not each.is_done]
-            if not pending or self._waiting(text) >= len(pending):
+            if not pending or self._waiting() >= len(pending):
                 return [each for each in pending if not each.is_done]
             assert time.monotonic() < ends, "somebody is neither done nor waits for a lock"
 
-    def _waiting(self, text: str) -> int:
-        return int(self.lab.scalar(text))
+    def _waiting(self) -> int:
+        return int(self.lab.scalar(_WAITING))
 
     def kill(self, session: Session) -> None:
         """The server has ended this connection, and with it the transaction; the client has not noticed."""

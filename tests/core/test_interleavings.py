@@ -23,14 +23,12 @@ from hypothesis.stateful import (
 from interlab import Books, Learn, Session, Stage, new_value, writes
 from psycopg.errors import UniqueViolation
 
-from flowstone_celery.core import acts, runs, settle, steps
+from flowstone_celery.core import acts, runs, steps
 from flowstone_celery.core.model import Claim, Done, NewRun
-from flowstone_celery.core.settle import Failed, GiveBack
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.errors import CommitUnknown, DatabaseUnavailable, ExecutionError, IdempotencyConflict
-from flowstone_celery.outcomes import Cancel, Fail, Retry, Skip
 from flowstone_celery.record import values
-from flowstone_celery.states import RUN_TERMINAL
+from flowstone_celery.states import RUN_TERMINAL, StepStatus
 
 HARDY = {"max_failures": 4, "retry": AT_ONCE}
 SHAPES = {
@@ -40,15 +38,7 @@ SHAPES = {
     "pair": [step("a"), step("b"), step("c", optional=[0, 1]), step("d", 1)],
     "made": [step("m", partition="p", sole=True, **HARDY), step("n", 0)],
 }
-VERDICTS: dict[str, Callable[[Claim], Any]] = {
-    "value": lambda claim: Done(write=writes(claim)),
-    "fail": lambda claim: Fail("no"),
-    "error": lambda claim: Failed(ExecutionError("no"), retryable=True),
-    "later": lambda claim: Retry(after=30),
-    "skip": lambda claim: Skip("none"),
-    "cancel": lambda claim: Cancel("enough"),
-    "back": lambda claim: GiveBack("stop"),
-}
+ANSWERS = ("value", "large", "fail", "error", "later", "skip", "cancel", "back")
 # What makes the story longer is more likely than what ends it.
 LIKELY = ("value", "value", "value", "large", "error", "later", "back", "skip", "fail", "cancel")
 MISFORTUNES = ("roll back", "roll back", "cut", "cut unnoticed", "crash", "stop", "lost")
@@ -74,7 +64,7 @@ REACHED: dict[str, str] = {
     "claim in vain": "a wake-up finds its row gone",
     "parked": "a claim finds that another makes the same value",
     "rivals": "two claims of one value meet",
-    **{f"settle {name}": "a settlement with this answer stands" for name in (*VERDICTS, "large")},
+    **{f"settle {name}": "a settlement with this answer stands" for name in ANSWERS},
     "value again": "a value whose attempt has settled one is written again",
     "stale": "a settlement comes too late",
     "stale round": "a settlement of an earlier round comes too late",
@@ -394,7 +384,7 @@ class Interleaved(RuleBasedStateMachine):
         session.worker, session.touches = claim.worker_id, claim.id
 
         def work(tx: Any) -> Learn | None:
-            moved = settle.move(tx, claim, self.verdict(claim, answer))
+            moved = self.move(tx, claim, answer)
             assert is_held or moved is None, "a claim that is held by another, or by nobody, settled"
             if moved is None:
                 return None
@@ -419,14 +409,34 @@ class Interleaved(RuleBasedStateMachine):
         assert happened or waits or not is_held or not alone, "a claim that is held did not settle"
         return happened
 
-    def verdict(self, claim: Claim, answer: str) -> Any:
-        if answer != "large":
-            return VERDICTS[answer](claim)
+    def move(self, tx: Any, claim: Claim, answer: str) -> steps.Moved | None:
+        """Settle as this answer asks for; None: the claim is no more."""
+        held, name, error = claim.held, claim.name, ExecutionError("no")
+        limits = {"failures": claim.failures, "max_failures": claim.max_failures, "policy": AT_ONCE}
+        match answer:
+            case "value" | "large":
+                prepared = self.prepared(claim) if answer == "large" else None
+                return steps.succeed(tx, held, writes(claim, prepared)(tx) or None)
+            case "error" | "later":
+                delay = 30.0 if answer == "later" else None
+                return steps.fail_or_retry(tx, held, error, name=name, delay=delay, **limits)
+            case "fail":
+                return steps.end(tx, held, StepStatus.FAILED, error.to_dict(), name=name, failed_attempts=1)
+            case "skip":
+                return steps.end(tx, held, StepStatus.SKIPPED, {"message": "none"}, name=name)
+            case "back":
+                return steps.give_back(tx, held, "stop")
+        moved = steps.end(tx, held, StepStatus.CANCELLED, {"message": "enough"}, name=name)
+        if moved is not None:
+            tx.row(SQL["cancel"], run=claim.run_id, reason="enough", actor="t", actor_type="step")
+        return moved
+
+    def prepared(self, claim: Claim) -> int | None:
+        """A large value lies ready, in a transaction of its own; None if this attempt has settled one."""
         try:
-            prepared = values.prepare(self.lab.database, new_value(claim, b"much"))
+            return values.prepare(self.lab.database, new_value(claim, b"much"))
         except AssertionError:
-            return VERDICTS["value"](claim)  # the value of this attempt is settled already
-        return Done(write=writes(claim, prepared))
+            return None
 
     def go_on(self, pick: int, hold: bool) -> None:
         """A settlement claims the next step in its own transaction, and promises wake-ups to the rest."""

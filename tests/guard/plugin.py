@@ -1,7 +1,11 @@
 """A pytest plugin that puts one seeded fault into the process, and writes down of what kind the errors were with which tests failed.
 
-Loaded with `-p guard.plugin` by `test_mutations.py` alone. Read from the environment: SEEDED_FAULT (a name of the table, or nothing),
-SEEDED_REPORT (the file to write), SEEDED_TEMPLATE (a migrated database to clone in place of migrating one).
+Loaded by `test_mutations.py` alone, or by hand, to see what else a fault meets:
+
+    SEEDED_FAULT="a keeper extends no lease" PYTHONPATH=tests python -m pytest -p guard.plugin tests/core
+
+Read from the environment: SEEDED_FAULT (a name of the table, or nothing), SEEDED_REPORT (a file to write, if any), SEEDED_TEMPLATE (a
+migrated database to clone in place of migrating one, if any).
 """
 
 from __future__ import annotations
@@ -22,12 +26,13 @@ _failures: dict[str, list[str]] = {}
 
 def _prepare() -> None:
     """Before any conftest is loaded: who loads a statement gets it broken."""
-    fault = next((each for each in FAULTS if each.name == os.environ["SEEDED_FAULT"]), None)
-    assert fault is not None or not os.environ["SEEDED_FAULT"], "no such fault"
+    fault = next((each for each in FAULTS if each.name == os.environ.get("SEEDED_FAULT")), None)
+    assert fault is not None or not os.environ.get("SEEDED_FAULT"), "no such fault"
     if fault is not None:
         _put_in(fault)
-    if fault is None or not fault.in_schema:
-        _clone()
+    template = os.environ.get("SEEDED_TEMPLATE")
+    if template and (fault is None or not fault.in_schema):
+        _clone(template)
 
 
 def _put_in(fault: Seeded) -> None:
@@ -56,11 +61,9 @@ def _break(found: dict[str, Any], change: InSql) -> None:
             found[name] = replace(found[name], text=found[name].text.replace(change.old, change.new))
 
 
-def _clone() -> None:
+def _clone(given: str) -> None:
     """A template of this session's own is made from the one that stands, without a migration."""
     from flowstone_celery.testing import databases
-
-    given = os.environ["SEEDED_TEMPLATE"]
 
     def make(url: str, name: str) -> None:
         databases._admin(url, f'CREATE DATABASE "{name}" TEMPLATE "{given}"')
@@ -76,7 +79,8 @@ def pytest_exception_interact(call: pytest.CallInfo[Any], report: pytest.TestRep
 
 def pytest_sessionfinish() -> None:
     """For whoever started this session."""
-    Path(os.environ["SEEDED_REPORT"]).write_text(json.dumps(_failures), encoding="utf-8")
+    if report := os.environ.get("SEEDED_REPORT"):
+        Path(report).write_text(json.dumps(_failures), encoding="utf-8")
 
 
 _prepare()

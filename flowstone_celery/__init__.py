@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flowstone_celery.app import FlowStone
+    from flowstone_celery.assets.backfill import Backfill
     from flowstone_celery.assets.context import Context
     from flowstone_celery.assets.cron import Cron
     from flowstone_celery.assets.declared import Asset, Pipeline

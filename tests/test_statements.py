@@ -228,6 +228,7 @@ _HERE: dict[str, Any] = {
     "dependents": "failed", "dependents_error": "{}", "failed_attempts": 1, "crashed": 0, "delay": 1.0, "pause": 2.0,
     "places": 2, "run": "00000000-0000-0000-0000-000000000001", "actor": "a", "actor_type": "user", "hold": 3.0, "gap": 1.0,
     "alive": [40, 80], "after": 0, "lost": 0, "note": "n", "key": "k", "tenant": "", "lane": "l7", "begin_at": ["a"], "everything": False,
+    "backfill": "00000000-0000-0000-0000-000000000001", "before": None, "before_id": None,
     "deadline_in": None, "beside": False, "name": "a", "partition": "", "low": "01a00000-0000-0000-0000-000000000000",
     "high": "01afffff-ffff-ffff-ffff-ffffffffffff", "runs": ["00000000-0000-0000-0000-000000000001"],
 }  # fmt: skip
@@ -236,7 +237,7 @@ HOT = (
     "workers_of_place", "watch", "cancelling", "cancel", "cancel_steps", "succeed", "end_without_value", "retry", "give_back",
     "next_due_of_run", "progress", "events", "by_key", "settled_under", "unpark_due", "unpark_awaiting", "free_awaiting", "expire",
     "reopen", "pause", "resume", "park_paused", "unpark_run", "admit", "lanes_with_room", "unadmitted_parts", "half_paused",
-    "by_prefix", "neighbors", "anyone_aside",
+    "by_prefix", "neighbors", "anyone_aside", "backfill_progress", "backfill_runs", "lane_pause", "lane_resume",
 )  # fmt: skip
 
 
@@ -287,6 +288,8 @@ def test_hot_statements_read_no_large_table_from_end_to_end(crowded: Lab, name: 
         ("expire", {"runs_deadline"}),
         ("admit", {"runs_of_lane"}),
         ("lanes_with_room", {"runs_outside", "runs_of_lane"}),
+        ("backfill_progress", {"runs_in_lane"}),
+        ("backfill_runs", {"runs_in_lane"}),
         ("unadmitted_parts", {"steps_aside"}),
         ("half_paused", {"runs_paused", "steps_of_run"}),
         ("anyone_aside", {"runs_outside", "runs_paused", "steps_aside"}),

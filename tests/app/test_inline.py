@@ -255,6 +255,15 @@ def test_a_process_that_does_not_know_the_asset_keeps_the_step_and_says_so(
     assert fs.resume(run.id).get() == 1
 
 
+def test_of_several_runs_that_stand_each_is_done_when_it_is_asked_for(fs: FlowStone) -> None:
+    fs.asset(name="orders")(lambda: 1)
+    runs = [fs.begin(["shop.orders"], f"p{n}", only=None, drain=False) for n in range(3)]
+    fs.resume(runs[0].id)
+    runs.append(fs.begin(["shop.orders"], "p3", only=None, drain=False))
+    for run in runs[1:]:
+        assert fs.resume(run.id).successful()
+
+
 def _python(script: str, settings: Settings, *, check: bool = True, **environment: str) -> Any:
     """Run the script in a process of its own, on this test's database."""
     given = {**os.environ, "FLOWSTONE_DATABASE_URL": str(settings.database_url), **environment}

@@ -276,7 +276,7 @@ class FlowStone(Parted, Judging, Backfilling):
             return self.handle(*self.parts.joiner.start(connection, new, inline=here, drain=drain))
         carrier = NoCarrier() if here else self.carrier
         run_id = runs.begin(self.database, carrier, new, settings=self.settings, promise=not here)
-        return self.resume(run_id) if here and drain else self.handle(run_id)
+        return self.resume(run_id) if here and drain else self.handle(run_id, fresh=True)
 
     def handle(self, run_id: UUID | str, begun: Begun | None = None, **known: Any) -> Run:
         """A handle on a run, from its id alone."""

@@ -66,6 +66,7 @@ class Run(Acting):
         *,
         made: tuple[str, str] | None = None,
         begun: Begun | None = None,
+        fresh: bool = False,
         joiner: Callable[[], Joiner] | None = None,
     ) -> None:
         """Point at a run; nothing is read yet.
@@ -76,6 +77,7 @@ class Run(Acting):
             read_value: reads a value that it made.
             made: asset and partition text of a value that it is known to have made; `get` answers that one, and does not wait.
             begun: the caller's transaction in which it was started, if it was.
+            fresh: it was started a moment ago.
             joiner: does acts on it; without one the handle reads and cancels.
 
         Raises:
@@ -86,6 +88,7 @@ class Run(Acting):
         self._read_value = read_value
         self._made = made
         self._begun = begun
+        self._fresh = fresh
         self._joiner = joiner
 
     def __repr__(self) -> str:
@@ -201,6 +204,9 @@ class Run(Acting):
         """
         self.refuse_circle()
         watch = _Watch(self, timeout, on_progress, on_stall)
+        if self._fresh and timeout != 0:
+            watch.pause()  # it was begun a moment ago: whoever makes it needs the machine more than a look does
+        self._fresh = False
         while True:
             row = self._progress()
             watch.look(row)
@@ -331,7 +337,7 @@ class _Watch:
         now = time.monotonic()
         if self._ends is not None and now >= self._ends:
             raise WaitTimeout(
-                f"run {self._run.id} is {self._seen[0]} still; {'; '.join(_reasons(self._run)) or 'nothing is known of why'}",
+                f"run {self._run.id} is {self._seen[0] if self._seen else 'under way'} still; {'; '.join(_reasons(self._run)) or 'nothing is known of why'}",
                 hint="it goes on by itself; wait again, or cancel it",
                 run_id=self._run.id,
             )

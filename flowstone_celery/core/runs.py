@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -34,13 +34,26 @@ def start(tx: Tx, run: NewRun, *, settings: Settings, promise: bool = True) -> t
         IdempotencyConflict: the key was used for another request.
         InvalidOption: the run has no step, so it could never end.
     """
-    if not run.steps:
-        raise InvalidOption(f"run {run.name!r} has no step", hint="a run needs at least one")
-    rows = tx.rows(SQL["start"], **_start_values(run), min_wakeups=settings.min_wakeups, promise=promise)
-    if not rows:
+    wakeups = _start_later(tx, run, settings=settings, promise=promise)()
+    if wakeups is None:
         return _started_before(tx, run), []
     tx.after_commit(lambda: _tell_started(run))
-    return run.id, [WakeUp.of(row) for row in rows if row["id"] is not None]
+    return run.id, wakeups
+
+
+def _start_later(
+    tx: Tx, run: NewRun, *, settings: Settings, promise: bool
+) -> Callable[[], list[WakeUp] | None]:
+    """The statement is asked for; call the answer for the wake-ups, None: the idempotency key is taken."""
+    if not run.steps:
+        raise InvalidOption(f"run {run.name!r} has no step", hint="a run needs at least one")
+    asked = tx.later(SQL["start"], **_start_values(run), min_wakeups=settings.min_wakeups, promise=promise)
+
+    def answer() -> list[WakeUp] | None:
+        rows = asked()
+        return [WakeUp.of(row) for row in rows if row["id"] is not None] if rows else None
+
+    return answer
 
 
 def _tell_started(run: NewRun) -> None:
@@ -144,18 +157,21 @@ def _said(parts: Mapping[str, Any], name: str) -> str:
 def begin(
     database: Database, carrier: Carrier, run: NewRun, *, settings: Settings, promise: bool = True
 ) -> UUID:
-    """Start the run in a transaction of its own and send its wake-ups after the commit."""
+    """Start the run in a transaction of its own, which travels in one flight, and send its wake-ups after the commit."""
 
-    def work(tx: Tx) -> UUID:
-        run_id, wakeups = start(tx, run, settings=settings, promise=promise)
-        tx.after_commit(lambda: _send(carrier, wakeups))
+    def work(tx: Tx) -> Callable[[], list[WakeUp] | None]:
+        asked = _start_later(tx, run, settings=settings, promise=promise)
         faults.point("run.create.before_commit")
-        return run_id
+        return asked
 
-    run_id = database.attempt(work)
+    wakeups = database.attempt(work)()
+    if wakeups is None:
+        return database.attempt(lambda tx: _started_before(tx, run))
+    _send(carrier, wakeups)
+    _tell_started(run)
     if run.lane is not None:
         lanes.admit(database, carrier, settings, run.tenant, run.lane)
-    return run_id
+    return run.id
 
 
 def _send(carrier: Carrier, wakeups: Sequence[WakeUp]) -> None:

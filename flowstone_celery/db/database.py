@@ -58,6 +58,8 @@ _NO_SCHEMA = (
 class Tx:
     """One open transaction: runs named statements and remembers what to do after the commit."""
 
+    _wire: Wire | None = None
+
     def __init__(self, connection: psycopg.Connection[Any], schema: str, wire: Wire | None = None) -> None:
         """Wrap a psycopg connection that is inside a transaction or about to begin one.
 
@@ -287,6 +289,10 @@ class Database:
                     f"the connection broke during a commit: {_line(error)}",
                     hint="the row tells whether it happened",
                 ) from error
+            except psycopg.Error:
+                # What travelled with the commit has failed, so there is something to roll back.
+                connection.rollback()
+                raise
         tx.committed()
 
     def attempt(self, work: Callable[[Tx], T], *, tries: int = 8) -> T:

@@ -114,17 +114,20 @@ class Wire:
         Raises:
             psycopg.Error: it is not, or the connection broke and nobody knows.
         """
-        if self._waiting and self._pg.transaction_status == _IDLE and len(self._waiting) == 1:
+        calls, done = self._waiting, Later(self)
+        if len(calls) == 1 and self._pg.transaction_status == _IDLE:
             self._waiting = []  # nothing was done in it
             return
+        self._waiting = [*calls, (lambda: self._pg.send_query_params(b"COMMIT", None), done)]
         self.flush()
-        self._pg.send_query(b"COMMIT")
-        if self._answer().command_status != b"COMMIT":
+        if done.result is None or done.result.command_status != b"COMMIT":
             raise psycopg.errors.InFailedSqlTransaction("the transaction had failed, so it was rolled back")
 
     def drop(self) -> None:
-        """What was not sent yet is not sent."""
+        """What was not sent yet is not sent; a flight that was broken off takes its connection with it."""
         self._waiting = []
+        if self._pg.pipeline_status != pq.PipelineStatus.OFF:
+            self._connection.close()
 
     def flush(self) -> None:
         """All that waits is sent in one flight, and answered.

@@ -28,7 +28,7 @@ from flowstone_celery.core.settle import timeout_error
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.tell import tell_released
 from flowstone_celery.core.workers import Node, report_node
-from flowstone_celery.db.database import refuse_mismatch
+from flowstone_celery.db.versions import refuse_mismatch
 from flowstone_celery.errors import Cancelled, DatabaseUnavailable, SchemaMismatch
 from flowstone_celery.states import StepStatus
 from flowstone_celery.telemetry import emit

@@ -26,6 +26,7 @@ from flowstone_celery import faults
 from flowstone_celery.db import schema as schema_page
 from flowstone_celery.db.address import checked_schema, checked_url, masked
 from flowstone_celery.db.statements import Statement
+from flowstone_celery.db.versions import refuse_mismatch
 from flowstone_celery.db.wire import Wire
 from flowstone_celery.errors import CommitUnknown, DatabaseUnavailable, SchemaMismatch
 
@@ -349,28 +350,6 @@ class Database:
         return SchemaMismatch(
             f"schema {self.schema!r} at {masked(self.url)} lacks a table of ours: {_line(error)}",
             hint="run `flowstone db migrate`",
-        )
-
-
-def refuse_mismatch(found: tuple[int, int] | None, *, schema: str) -> None:
-    """Raise SchemaMismatch unless (version, oldest_code) fits this code.
-
-    Code N runs on schema N and on any newer one that still allows it.
-    """
-    if found is None:
-        raise SchemaMismatch(f"schema {schema!r} names no version", hint="run `flowstone db migrate`")
-    version, oldest = found
-    if version < schema_page.VERSION:
-        raise SchemaMismatch(
-            f"schema {schema!r} has version {version}, this code needs {schema_page.VERSION}: the schema is older",
-            hint="run `flowstone db migrate`",
-        )
-    if oldest > schema_page.VERSION:
-        raise SchemaMismatch(
-            f"schema {schema!r} has version {version} and asks for code of schema {oldest} or newer; "
-            f"this code knows {schema_page.VERSION}: the schema is newer",
-            hint="upgrade flowstone-celery on this machine",
-            oldest_code=oldest,
         )
 
 

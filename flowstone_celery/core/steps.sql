@@ -3,13 +3,22 @@
 
 -- fragment: claimed
 -- ready -> running under a new fence; the run begins with its first step. Answers all that the call needs.
-claimed AS (
+-- A claim inside a settlement holds the row of its own run and must not wait for another's, which may be waiting for it: it begins
+-- a run only if nobody else has its row.
+free_run AS (
+    SELECT r.id FROM flowstone.runs r
+     WHERE NOT %(relaxed)s AND r.status = 'pending' AND r.id = (
+           SELECT n.run_id FROM candidate c JOIN flowstone.steps n ON n.id = c.id)
+       FOR NO KEY UPDATE SKIP LOCKED
+), claimed AS (
     UPDATE flowstone.steps s
        SET status = 'running', fence = s.fence + 1, attempt = s.attempt + 1, worker_id = %(worker)s,
            started_at = flowstone.now(), deadline_at = flowstone.now() + make_interval(secs => s.timeout_seconds),
            due_at = NULL, sent_at = NULL, sends = 0, note = NULL
       FROM candidate c
      WHERE s.id = c.id AND s.status = 'ready'
+       AND (%(relaxed)s OR EXISTS (SELECT 1 FROM free_run)
+            OR EXISTS (SELECT 1 FROM flowstone.runs r WHERE r.id = s.run_id AND r.status <> 'pending'))
     RETURNING s.*
 ), begun AS (
     UPDATE flowstone.runs r SET status = 'running', started_at = flowstone.now()

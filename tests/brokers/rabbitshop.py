@@ -51,7 +51,7 @@ def shop(broker: str, prefix: str, kind: str) -> FlowStone:
     )
     fs = FlowStone(app, namespace="shop")
 
-    @app.task(name="shop.plain", queue=prefix)
+    @app.task(name="shop.plain", queue=prefix, shared=False)
     def plain() -> int:
         """A task of the user's own."""
         note("plain", os.getpid())

@@ -245,8 +245,8 @@ class Cluster:
     # --- work -----------------------------------------------------------------------------------------------------------------
 
     def start(self, asset: str = "work", **options: Any) -> Run:
-        """A run of the asset and of all it stands on."""
-        return self.fs.begin([f"faultshop.{asset}"], "", only=None, **options)
+        """A run of the asset and of all it stands on, for a partition of its own if one is named."""
+        return self.fs.begin([f"faultshop.{asset}"], options.pop("partition", ""), only=None, **options)
 
     def diamond(self, **metadata: Mapping[str, Any]) -> Run:
         """A run of four steps: seed, left and right, join."""

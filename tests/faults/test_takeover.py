@@ -151,7 +151,11 @@ def test_tickers_at_once_double_nothing(fleet: Cluster) -> None:
     with fleet.traffic() as wakeups:
         thread.start()
         try:
-            runs = [fleet.start("join", delay=0.1 * n, metadata={"left": {"sleep": 0.1}}) for n in range(12)]
+            # Partitions of their own: runs that meet at a slice wait for its maker, and are woken again.
+            runs = [
+                fleet.start("join", partition=f"p{n}", delay=0.1 * n, metadata={"left": {"sleep": 0.1}})
+                for n in range(12)
+            ]
             fleet.finish(*runs)
         finally:
             over.set()

@@ -71,7 +71,7 @@ def test_an_unknown_task_keeps_its_row_and_says_so(site: Site, worker: Worker) -
     tracebacks = worker.said("Traceback")  # Celery's own, of children that were killed before
     run = site.fs.run("quick", partition="unknown", delay=3600)
     site.rows(
-        "UPDATE flowstone.steps SET task = 'shop.unheard', due_at = now(), sent_at = now() WHERE run_id = %(run)s RETURNING id",
+        "UPDATE flowstone.steps SET task = 'shop.unheard', due_at = now(), parked = NULL, sent_at = now() WHERE run_id = %(run)s RETURNING id",
         run=run.uuid,
     )
     step = site.steps(run)[0]

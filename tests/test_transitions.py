@@ -346,10 +346,8 @@ def _own_run_moves(name: str, world: World, variant: dict[str, Any]) -> bool:
         case "cancel" | "expire":
             return world.run in ("pending", "running")
         case "reopen":
-            return (
-                _reopens(world, variant)
-                or (_reopens(replace(world, step="failed"), variant)
-                and world.kind == "heir")
+            return _reopens(world, variant) or (
+                _reopens(replace(world, step="failed"), variant) and world.kind == "heir"
             )
         case "cancel_steps":
             return world.step in ("blocked", "ready") and world.run == "cancelling"

@@ -48,6 +48,7 @@ _TRY_AGAIN = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.LockNotAvailable,
 )
+_IDLE = psycopg.pq.TransactionStatus.IDLE
 _GONE = (psycopg.OperationalError, psycopg.InterfaceError)
 _NO_SCHEMA = (
     psycopg.errors.UndefinedTable,
@@ -248,6 +249,11 @@ class Database:
             raise self._away(error) from error
         finally:
             _current.connection = None
+            if wire is not None:
+                wire.drop()
+            if not connection.closed and connection.pgconn.transaction_status != _IDLE:
+                # Something broke off in the middle of a statement: nobody else may read the rest of its answer.
+                connection.close()
             if connection.closed and fairy.is_valid:
                 fairy.invalidate()
             fairy.close()

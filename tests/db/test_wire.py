@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from datetime import UTC, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -101,6 +102,54 @@ def test_a_transaction_that_fails_leaves_nothing_and_its_connection_serves_on(la
     with pytest.raises(ZeroDivisionError):
         lab.database.attempt(work)
     assert lab.database.first(sql("SELECT count(*) AS n FROM flowstone.partition_keys")) == {"n": 0}
+
+
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_an_exit_in_the_middle_of_a_statement_leaves_no_answer_for_the_next(
+    lab: Lab, in_transaction: bool
+) -> None:
+    """A signal's exception may come while the answer is waited for; the pool must not hand that connection out again."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit
+
+    statement = sql("SELECT 'late' AS said, pg_sleep(20)")
+    former = signal.signal(signal.SIGALRM, leave)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(SystemExit):
+            if in_transaction:
+                lab.database.attempt(lambda tx: tx.rows(statement))
+            else:
+                lab.database.once(statement)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+    for number in range(30):
+        assert lab.database.once(sql("SELECT %(n)s::int AS n"), n=number) == [{"n": number}]
+
+
+def test_statements_in_one_flight_run_in_their_order_and_end_with_the_first_that_fails(lab: Lab) -> None:
+    add = sql("INSERT INTO flowstone.partition_keys (definition, key) VALUES (%(d)s, %(k)s) RETURNING key")
+
+    def work(tx: Tx) -> list[str]:
+        asked = [tx.later(add, d="flight", k=key) for key in ("a", "b", "c")]
+        counted = tx.rows(
+            sql("SELECT count(*) AS n FROM flowstone.partition_keys WHERE definition = 'flight'")
+        )
+        return [*(row["key"] for each in asked for row in each()), str(counted[0]["n"])]
+
+    assert lab.database.attempt(work) == ["a", "b", "c", "3"]
+
+    def failing(tx: Tx) -> None:
+        tx.later(add, d="flight", k="d")
+        tx.later(add, d="flight", k="a")
+        tx.later(add, d="flight", k="e")
+
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        lab.database.attempt(failing)
+    keys = lab.sql("SELECT key FROM flowstone.partition_keys WHERE definition = 'flight' ORDER BY key")
+    assert [row["key"] for row in keys] == ["a", "b", "c"]
 
 
 def test_ids_go_in_as_ids_and_as_their_texts(lab: Lab) -> None:

@@ -13,7 +13,7 @@ from corelab import Lab, sql
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flowstone_celery.db.database import Tx
+from flowstone_celery.db.database import Database, Tx
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"))
 INT8 = st.integers(-(2**63), 2**63 - 1)
@@ -114,14 +114,15 @@ def test_an_exit_in_the_middle_of_a_statement_leaves_no_answer_for_the_next(
         raise SystemExit
 
     statement = sql("SELECT 'late' AS said, pg_sleep(20)")
+
+    def ask(where: Tx | Database) -> object:
+        return where.rows(statement) if isinstance(where, Tx) else where.once(statement)
+
     former = signal.signal(signal.SIGALRM, leave)
     signal.setitimer(signal.ITIMER_REAL, 0.3)
     try:
         with pytest.raises(SystemExit):
-            if in_transaction:
-                lab.database.attempt(lambda tx: tx.rows(statement))
-            else:
-                lab.database.once(statement)
+            lab.database.attempt(ask) if in_transaction else ask(lab.database)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, former)

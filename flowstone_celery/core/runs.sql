@@ -303,30 +303,30 @@ DELETE FROM flowstone.requests q WHERE q.id = (
     SELECT id FROM flowstone.requests ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED)
 RETURNING q.id, q.run_id, q.act, q.detail, q.actor;
 
--- name: matching
--- plan: anew
--- Runs that a filter names, newest first, by keyset: for acts on all of them.
-SELECT r.id, r.created_at FROM flowstone.runs r
- WHERE (%(statuses)s::text[] IS NULL OR r.status = ANY (%(statuses)s::text[]))
+-- fragment: named_by_filter
+(%(statuses)s::text[] IS NULL OR r.status = ANY (%(statuses)s::text[]))
    AND (%(name)s::text IS NULL OR r.name = %(name)s)
    AND (%(partition)s::text IS NULL OR r.partition = %(partition)s)
    AND (%(lane)s::text IS NULL OR r.lane = %(lane)s)
    AND (%(since)s::timestamptz IS NULL OR r.created_at >= %(since)s)
    AND (%(until)s::timestamptz IS NULL OR r.created_at < %(until)s)
    AND (%(paused)s::bool IS NULL OR r.paused = %(paused)s)
+
+-- name: matching
+-- plan: anew
+-- Runs that a filter names, newest first, by keyset: for acts on all of them.
+SELECT r.id, r.created_at FROM flowstone.runs r
+ WHERE
+   -- use: named_by_filter
    AND (%(before)s::timestamptz IS NULL OR (r.created_at, r.id) < (%(before)s, %(before_id)s::uuid))
  ORDER BY r.created_at DESC, r.id DESC LIMIT %(limit)s;
 
 -- name: matching_count
 -- plan: anew
 SELECT count(*) AS runs FROM flowstone.runs r
- WHERE (%(statuses)s::text[] IS NULL OR r.status = ANY (%(statuses)s::text[]))
-   AND (%(name)s::text IS NULL OR r.name = %(name)s)
-   AND (%(partition)s::text IS NULL OR r.partition = %(partition)s)
-   AND (%(lane)s::text IS NULL OR r.lane = %(lane)s)
-   AND (%(since)s::timestamptz IS NULL OR r.created_at >= %(since)s)
-   AND (%(until)s::timestamptz IS NULL OR r.created_at < %(until)s)
-   AND (%(paused)s::bool IS NULL OR r.paused = %(paused)s);
+ WHERE
+       -- use: named_by_filter
+;
 
 -- name: cancelling
 SELECT id FROM flowstone.runs WHERE status = 'cancelling' ORDER BY cancelled_at LIMIT %(limit)s;

@@ -37,13 +37,15 @@ def admit(database: Database, carrier: Carrier, settings: Settings, tenant: str,
 
 def call_in(database: Database, carrier: Carrier, settings: Settings, run_id: UUID) -> int:
     """Steps that stood aside for their run's lane or pause are back in the line, and woken; answers how many."""
-    total = 0
+    # All first, then the waking: rows that were promised a moment ago would be taken for such as were promised in vain.
+    queues: list[str] = []
     while True:
-        queues = [row["queue"] for row in database.once(SQL["unpark_run"], run=run_id, limit=_BATCH)]
-        wake(database, carrier, settings, queues)
-        total += len(queues)
-        if len(queues) < _BATCH:
-            return total
+        batch = [row["queue"] for row in database.once(SQL["unpark_run"], run=run_id, limit=_BATCH)]
+        queues += batch
+        if len(batch) < _BATCH:
+            break
+    wake(database, carrier, settings, queues)
+    return len(queues)
 
 
 def stand_aside(database: Database, run_id: UUID) -> None:

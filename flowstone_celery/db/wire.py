@@ -136,6 +136,17 @@ class Wire:
             psycopg.Error: the first that failed; those behind it did not run.
         """
         calls, self._waiting = self._waiting, []
+        try:
+            self._send(calls)
+        except psycopg.errors.FeatureNotSupported:
+            self.forget()  # a migration changed a table under a prepared statement
+            raise
+
+    def forget(self) -> None:
+        """All statements are prepared anew."""
+        self._names = {}
+
+    def _send(self, calls: list[_Call]) -> None:
         if len(calls) == 1:
             send, later = calls[0]
             send()
@@ -145,10 +156,6 @@ class Wire:
         elif calls:
             self._fly(calls)
 
-    def forget(self) -> None:
-        """All statements are prepared anew."""
-        self._names = {}
-
     # --- one flight -----------------------------------------------------------------------------------------------------------
 
     def _run(self, text: str, values: Mapping[str, object], *, anew: bool) -> PGresult:
@@ -157,8 +164,7 @@ class Wire:
             self._waiting.append((self._call(text, values, anew=anew), later))
             self.flush()
         except psycopg.errors.FeatureNotSupported:
-            # A migration changed a table under a prepared statement. In a transaction its work is tried again from the start.
-            self.forget()
+            # In a transaction its work is tried again from the start.
             if self._pg.transaction_status != _IDLE:
                 raise
             return self._run(text, values, anew=anew)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from datetime import UTC, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,7 +14,8 @@ from corelab import Lab, sql
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flowstone_celery.db.database import Database, Tx
+from flowstone_celery.db.database import Database, Row, Tx
+from flowstone_celery.db.statements import Statement
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"))
 INT8 = st.integers(-(2**63), 2**63 - 1)
@@ -79,6 +81,14 @@ def test_errors_of_the_server_are_psycopgs_with_their_details(lab: Lab) -> None:
     assert lab.scalar("SELECT count(*) FROM flowstone.partition_keys") == 0
 
 
+def _in_a_flight(statement: Statement) -> Callable[[Tx], list[Row]]:
+    def work(tx: Tx) -> list[Row]:
+        asked, _ = tx.later(statement), tx.later(statement)
+        return asked()
+
+    return work
+
+
 def test_a_statement_prepared_before_a_migration_serves_after_it(lab: Lab) -> None:
     table = f"flowstone.t{uuid4().hex[:8]}"
     lab.sql(f"CREATE TABLE {table} (a int)")
@@ -91,6 +101,9 @@ def test_a_statement_prepared_before_a_migration_serves_after_it(lab: Lab) -> No
         lab.database.attempt(lambda tx: tx.rows(statement))
         lab.sql(f"ALTER TABLE {table} ADD COLUMN c int DEFAULT 3")
         assert lab.database.attempt(lambda tx: tx.rows(statement)) == [{"a": 1, "b": 2, "c": 3}]
+        lab.database.attempt(_in_a_flight(statement))
+        lab.sql(f"ALTER TABLE {table} ADD COLUMN d int DEFAULT 4")
+        assert lab.database.attempt(_in_a_flight(statement)) == [{"a": 1, "b": 2, "c": 3, "d": 4}]
     finally:
         lab.sql(f"DROP TABLE {table}")
 

@@ -48,6 +48,7 @@ _TRY_AGAIN = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.LockNotAvailable,
 )
+_TRIES = 8
 _IDLE = psycopg.pq.TransactionStatus.IDLE
 _GONE = (psycopg.OperationalError, psycopg.InterfaceError)
 _NO_SCHEMA = (
@@ -302,7 +303,7 @@ class Database:
                 raise
         tx.committed()
 
-    def attempt(self, work: Callable[[Tx], T], *, tries: int = 8) -> T:
+    def attempt(self, work: Callable[[Tx], T], *, tries: int = _TRIES) -> T:
         """Run the work in a transaction, again when Postgres asks for it (deadlock, serialization, lock timeout)."""
         for nth in range(1, tries + 1):
             try:
@@ -317,12 +318,14 @@ class Database:
     def by_statement(self, work: Callable[[Tx], T]) -> T:
         """Run the work on one connection on which each statement commits by itself; again if a rival was faster."""
         with self._by_itself() as tx:
-            try:
-                return work(tx)
-            except psycopg.errors.UniqueViolation as error:
-                if not _is_passing(error):
-                    raise
-                return work(tx)
+            for nth in range(1, _TRIES + 1):
+                try:
+                    return work(tx)
+                except psycopg.errors.UniqueViolation as error:
+                    if nth == _TRIES or not _is_passing(error):
+                        raise
+                    time.sleep(random.uniform(0.002, 0.01) * nth)
+        raise AssertionError("unreachable")
 
     def once(self, statement: Statement, **values: object) -> list[Row]:
         """Run one statement that commits by itself, and return its rows."""

@@ -306,7 +306,9 @@ class Cluster:
     ) -> list[dict[str, Any]]:
         """What user code wrote down, oldest first."""
         path = self.folder / "sink"
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        # The last line may be under way still.
+        whole = path.read_text().rpartition("\n")[0] if path.exists() else ""
+        lines = [json.loads(line) for line in whole.splitlines()]
         return [
             line
             for line in lines

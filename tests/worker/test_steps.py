@@ -100,14 +100,15 @@ def test_a_chain_goes_on_inline_and_shows_each_step_under_its_own_name(site: Sit
     with Monitor() as monitor:
         run = site.fs.materialize_all("third")
         assert run.get(timeout=10) == 3
-        until(lambda: len(monitor.of("task-succeeded")) >= 3, what="three successes")
+        names = ("shop.first", "shop.second", "shop.third")
+        until(lambda: all(monitor.of("task-succeeded", each) for each in names), what="three successes")
     assert worker.said("received") - before == 1
-    for name in ("shop.first", "shop.second", "shop.third"):
+    for name in names:
         kinds = [monitor.of(kind, name) for kind in ("task-received", "task-started", "task-succeeded")]
         assert [len(each) for each in kinds] == [1, 1, 1], name
     (third,) = monitor.of("task-received", "shop.third")
     assert third["kwargs"] == f"{{'run': '{run.id}'}}"
-    assert len({each["uuid"] for each in monitor.of("task-received")}) == 3
+    assert len({each["uuid"] for name in names for each in monitor.of("task-received", name)}) == 3
 
 
 def test_steps_side_by_side_show_under_their_own_names_while_others_run(site: Site, worker: Worker) -> None:

@@ -154,6 +154,9 @@ class Signals:
         self.step_released = Signal("step_released")
         self.step_timed_out = Signal("step_timed_out")
         self.asset_materialized = Signal("asset_materialized")
+        self.scatter_started = Signal("scatter_started")
+        self.scatter_completed = Signal("scatter_completed")
+        self.scatter_failed = Signal("scatter_failed")
         self.wakeup_sent = Signal("wakeup_sent")
         self.keeper_started = Signal("keeper_started")
         self.worker_draining = Signal("worker_draining")
@@ -226,6 +229,20 @@ io.store.start             DEBUG   -                        io asset partition
     A value is being written.
 io.store.stop              DEBUG   -                        io asset partition duration_ms | bytes error
     A value was written, or could not be.
+scatter.start              INFO    scatter_started/asset    BARRIER count collapsed | round
+    A step waits for its items: so many, after equal ones were dropped.
+scatter.part               DEBUG   -                        BARRIER items failed duration_ms | step_id retried
+    A hand has settled some items.
+scatter.instance_exception WARNING -                        BARRIER scatter_key index attempt error retried
+    An attempt of an item failed; it is tried again, or not.
+scatter.complete           INFO    scatter_completed/asset  BARRIER completed failed
+    All items have ended, and no more have failed than may.
+scatter.failed             ERROR   scatter_failed/asset     BARRIER completed failed
+    More items have failed than may; those still open are not done.
+scatter.cancel             INFO    -                        BARRIER | reason
+    Items still open are not done: the scatter was cancelled.
+scatter.gather_ready       DEBUG   -                        BARRIER
+    The step that scattered is ready to gather.
 wakeup.sent                DEBUG   wakeup_sent/queue        queue count | step_ids
     Wake-ups have left for a queue.
 wakeup.failed              WARNING -                        queue count error
@@ -272,11 +289,17 @@ def _read_registry() -> Iterator[EventType]:
         )
 
 
+_GROUPS: Final = {
+    "STEP": "run_id step_id name partition attempt",
+    "ASSET": "run_id asset partition",
+    "BARRIER": "barrier_id run_id asset partition",
+}
+"""Fields that come together."""
+
+
 def _field_names(text: str) -> frozenset[str]:
-    long = text.replace("STEP", "run_id step_id name partition attempt").replace(
-        "ASSET", "run_id asset partition"
-    )
-    return frozenset(long.split())
+    words = {word for each in text.split() for word in _GROUPS.get(each, each).split()}
+    return frozenset(words)
 
 
 EVENTS: Final[dict[str, EventType]] = {each.name: each for each in _read_registry()}

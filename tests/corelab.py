@@ -21,10 +21,10 @@ from flowstone_celery.core.model import (
     NewRun,
     NewStep,
     Place,
-    RetryPolicy,
     WakeUp,
 )
 from flowstone_celery.core.pacer import Pacer
+from flowstone_celery.core.retry_policy import RetryPolicy
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.wake import back_in_line
 from flowstone_celery.core.workers import Node, WorkerProcess, report_node

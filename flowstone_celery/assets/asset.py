@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flowstone_celery.assets.dependencies import Dependency, all_needs, at_home, short_of
 from flowstone_celery.assets.fingerprint import code_digest, place, underlying
 from flowstone_celery.assets.options import DOTTED, SLUG, Maker, at, read_options
-from flowstone_celery.core.model import RetryPolicy
+from flowstone_celery.core.retry_policy import RetryPolicy
 from flowstone_celery.errors import DeclarationError, InvalidOption
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from flowstone_celery.core.model import RetryPolicy
+from flowstone_celery.core.retry_policy import RetryPolicy
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING
 from flowstone_celery import faults
 from flowstone_celery.core import steps
 from flowstone_celery.core.interrupts import SIGNAL, TIMEOUT, Board
-from flowstone_celery.core.model import Place, RetryPolicy, proc_state
+from flowstone_celery.core.model import Place, proc_state
 from flowstone_celery.core.pacer import Pacer, end_at_limit
+from flowstone_celery.core.retry_policy import RetryPolicy
 from flowstone_celery.core.settle import timeout_error
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.tell import tell_released

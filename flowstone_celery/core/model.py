@@ -14,6 +14,8 @@ from uuid import UUID
 
 import orjson
 
+from flowstone_celery.core.barrier_model import Scattered
+from flowstone_celery.core.retry_policy import RetryPolicy
 from flowstone_celery.outcomes import Cancel, Fail, Retry, Skip
 
 if TYPE_CHECKING:
@@ -79,23 +81,6 @@ class NoCarrier:
 
 
 @dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How long to wait before the next attempt. All delays in seconds."""
-
-    backoff: str = "exponential"
-    delay: float = 1.0
-    cap: float = 300.0
-    jitter: float = 0.1
-
-    def pause(self, failures: int, chance: float) -> float:
-        """The delay after so many failures (1 for the first); `chance` in 0..1 spreads it by ± jitter."""
-        base = {"fixed": self.delay, "linear": self.delay * failures}.get(
-            self.backoff, self.delay * 2.0 ** min(failures - 1, 60)
-        )
-        return min(max(0.0, min(base, self.cap) * (1 + self.jitter * (2 * chance - 1))), self.cap)
-
-
-@dataclass(frozen=True, slots=True)
 class NewStep:
     """One step of a run that is about to start. `needs` are positions of earlier steps; True marks an optional one."""
 
@@ -108,7 +93,7 @@ class NewStep:
     needs: Mapping[int, bool] = field(default_factory=dict)
     max_failures: int = 1
     timeout: float | None = None
-    retry: RetryPolicy = RetryPolicy()
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
     code_digest: str | None = None
     input: Mapping[str, Any] | None = None
     due_in: float = 0.0
@@ -219,7 +204,7 @@ class Done:
     """Runs first in the settling transaction; what it returns is merged into the output."""
 
 
-Answer = Done | Skip | Retry | Fail | Cancel
+Answer = Done | Scattered | Skip | Retry | Fail | Cancel
 """What a handler may answer. An exception is a failure."""
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flowstone_celery import faults
 from flowstone_celery.core import steps
+from flowstone_celery.core.barrier_model import Scattered
 from flowstone_celery.core.interrupts import CANCELLED, STOP, TIMEOUT, Interrupted
 from flowstone_celery.core.model import Answer, Claim, Done
 from flowstone_celery.core.statements import SQL
@@ -50,6 +51,10 @@ def move_later(tx: Tx, claim: Claim, verdict: Verdict) -> Callable[[], Moved | N
     if isinstance(verdict, Done):
         written = verdict.write(tx) if verdict.write else {}
         return steps.succeed_later(tx, claim.held, {**(verdict.output or {}), **written} or None)
+    if isinstance(verdict, Scattered):
+        from flowstone_celery.core import barriers
+
+        return barriers.scatter_later(tx, claim, verdict)
     moved = _move(tx, claim, verdict)
     return lambda: moved
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from flowstone_celery.core.model import INLINE_QUEUE, PROTOCOL, Claim, RetryPolicy, WakeUp, json_text
+from flowstone_celery.core.model import INLINE_QUEUE, PROTOCOL, Claim, WakeUp, json_text
+from flowstone_celery.core.retry_policy import RetryPolicy
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.errors import FlowStoneError
 from flowstone_celery.states import StepStatus
@@ -42,12 +43,28 @@ def _array(names: tuple[str, ...]) -> str:
     return "{" + ",".join(f'"{name}"' for name in quoted) + "}"
 
 
-def claim(tx: Tx, step: int, *, worker: int, knows: Sequence[str], relaxed: bool = True) -> Claim | None:
-    """Claim this very step, if it is still ready, due and known here."""
-    row = tx.row(
-        SQL["claim"], step=step, worker=worker, knows=_array(tuple(knows)), protocol=PROTOCOL, relaxed=relaxed
-    )
-    return Claim.of(row) if row else None
+def claim(
+    tx: Tx,
+    step: int | None,
+    *,
+    worker: int,
+    knows: Sequence[str],
+    queue: str | None = None,
+    only_run: UUID | None = None,
+    relaxed: bool = True,
+    beside: bool = False,
+) -> Claim | None:
+    """Claim this very step, if it is still ready, due and known here; else the queue's next, where one is named."""
+    return claim_later(
+        tx,
+        step,
+        queue=queue,
+        worker=worker,
+        knows=knows,
+        only_run=only_run,
+        relaxed=relaxed,
+        beside=beside,
+    )()
 
 
 def claim_next(
@@ -60,39 +77,48 @@ def claim_next(
     relaxed: bool = True,
     beside: bool = False,
 ) -> Claim | None:
-    """Claim the queue's next ready step that this worker may run, by priority, due time and id.
+    """Claim the queue's next ready step that this worker may run, by priority, turn and id.
 
     `beside`: it will share its process with others, so none that a process has died with.
     """
-    return next_later(
-        tx, queue, worker=worker, knows=knows, only_run=only_run, relaxed=relaxed, beside=beside
-    )()
+    return claim(
+        tx,
+        None,
+        queue=queue,
+        worker=worker,
+        knows=knows,
+        only_run=only_run,
+        relaxed=relaxed,
+        beside=beside,
+    )
 
 
-def next_later(
+def claim_later(
     tx: Tx,
-    queue: str,
+    step: int | None,
     *,
+    queue: str | None,
     worker: int,
     knows: Sequence[str],
     only_run: UUID | None = None,
     relaxed: bool = True,
     beside: bool = False,
 ) -> Callable[[], Claim | None]:
-    """As `claim_next`, asked for with what else is on its way; call the answer for the claim."""
-    values = {
-        "queue": queue,
-        "worker": worker,
-        "knows": _array(tuple(knows)),
-        "protocol": PROTOCOL,
-        "only_run": only_run,
-        "relaxed": relaxed,
-        "beside": beside,
-    }
-    asked = tx.later(SQL["claim_next"], **values)
+    """As `claim`, asked for with what else is on its way; call the answer for the claim."""
+    asked = tx.later(
+        SQL["claim"],
+        step=step,
+        queue=queue,
+        worker=worker,
+        knows=_array(tuple(knows)),
+        protocol=PROTOCOL,
+        only_run=only_run,
+        relaxed=relaxed,
+        beside=beside,
+    )
 
     def answer() -> Claim | None:
-        rows = asked() or tx.rows(SQL["claim_promised"], **values)
+        rows = asked()
         return Claim.of(rows[0]) if rows else None
 
     return answer

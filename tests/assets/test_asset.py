@@ -13,7 +13,7 @@ import pytest
 
 from flowstone_celery.assets.asset import AssetSpec, Dependency, declare
 from flowstone_celery.assets.fingerprint import code_digest
-from flowstone_celery.core.model import RetryPolicy
+from flowstone_celery.core.retry_policy import RetryPolicy
 from flowstone_celery.errors import DeclarationError, DependencyCycle, InvalidOption, UnknownOption
 
 

@@ -20,7 +20,8 @@ from hypothesis.stateful import (
 )
 
 from flowstone_celery.core import steps
-from flowstone_celery.core.model import Claim, RetryPolicy
+from flowstone_celery.core.model import Claim
+from flowstone_celery.core.retry_policy import RetryPolicy
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.states import RUN_TERMINAL, StepStatus
 

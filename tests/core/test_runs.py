@@ -9,7 +9,8 @@ import pytest
 from corelab import AT_ONCE, QUEUE, Lab, in_threads, rolled_back, sql, step
 
 from flowstone_celery.core import runs
-from flowstone_celery.core.model import Done, NewRun, RetryPolicy
+from flowstone_celery.core.model import Done, NewRun
+from flowstone_celery.core.retry_policy import RetryPolicy
 from flowstone_celery.errors import IdempotencyConflict, RunNotFound
 from flowstone_celery.outcomes import Cancel, Fail, Retry, Skip
 from flowstone_celery.record import audit

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowstone_celery.core import steps
-from flowstone_celery.core.model import Claim, Done, RetryPolicy
+from flowstone_celery.core.model import Claim, Done
+from flowstone_celery.core.retry_policy import RetryPolicy
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.db.database import Tx
 from flowstone_celery.errors import ExecutionError

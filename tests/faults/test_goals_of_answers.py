@@ -14,7 +14,7 @@ from faults.figures import Noted
 
 from flowstone_celery.core import acts, doctor
 from flowstone_celery.core.interrupts import Board
-from flowstone_celery.core.model import RetryPolicy
+from flowstone_celery.core.retry_policy import RetryPolicy
 from flowstone_celery.db import database as databases
 from flowstone_celery.outcomes import Retry
 

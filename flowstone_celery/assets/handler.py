@@ -27,7 +27,7 @@ from flowstone_celery.record.values import AssetValue, NewValue, RecentValues, U
 from flowstone_celery.telemetry import emit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from flowstone_celery.assets.asset import AssetSpec
     from flowstone_celery.assets.catalog import Catalog
@@ -270,16 +270,25 @@ def _shared(claim: Claim, standing: AssetValue) -> Done:
 
 def _settle(
     value: NewValue, prepared: int | None, recent: RecentValues, begun: float, tx: Tx
-) -> dict[str, Any]:
+) -> dict[str, Any] | Callable[[], None]:
+    about = {"asset": value.asset, "partition": value.partition, "run_id": str(value.run_id)}
+
+    def settled(version: int) -> None:
+        tx.after_commit(lambda: recent.keep(version, value))
+        tx.after_commit(
+            lambda: emit("flowstone.materialization.stop", **about, **_took(begun), bytes=value.size)
+        )
+
+    if prepared is None:
+        asked = values.settle_later(tx, value)
+        return lambda: settled(asked())
     version = values.settle(tx, value, prepared=prepared)
     if version is None:
         raise InvalidValue(
             f"the prepared value of {value.asset!r} (step {value.step_id}) was removed before it was settled",
             hint="the attempt lasted longer than unsettled values are kept; it is made again",
         )
-    about = {"asset": value.asset, "partition": value.partition, "run_id": str(value.run_id)}
-    tx.after_commit(lambda: recent.keep(version, value))
-    tx.after_commit(lambda: emit("flowstone.materialization.stop", **about, **_took(begun), bytes=value.size))
+    settled(version)
     return {"value": version}
 
 

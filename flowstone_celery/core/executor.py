@@ -195,11 +195,9 @@ class Executor:
     def _try_claim(self, step: int | None, queue: str, only_run: UUID | None) -> Claim | None:
         worker, knows = self._worker.id, self._knows()
 
-        def work(tx: Tx) -> Claim | None:
-            found = steps.claim(tx, step, worker=worker, knows=knows) if step is not None else None
-            return found or steps.claim_next(tx, queue, worker=worker, knows=knows, only_run=only_run)
-
-        return self._database.by_statement(work)
+        return self._database.by_statement(
+            lambda tx: steps.claim(tx, step, queue=queue, worker=worker, knows=knows, only_run=only_run)
+        )
 
     def claim_beside(self, queue: str, turn: Turn, only_run: UUID | None) -> Claim | None:
         """The queue's next step of those that this turn allows."""
@@ -314,9 +312,10 @@ class Executor:
         next_ = None
         if turn.may_go_on() and not isinstance(answer, GiveBack):
             # Before it is known whether the settlement holds: if not, the claim is rolled back with it.
-            next_ = steps.next_later(
+            next_ = steps.claim_later(
                 tx,
-                claim.queue,
+                None,
+                queue=claim.queue,
                 worker=claim.worker_id,
                 knows=turn.knows(),
                 only_run=only_run,

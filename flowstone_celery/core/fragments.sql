@@ -24,8 +24,7 @@ levels AS (
 -- fragment: may_run_here
 -- What this worker may claim now.
 s.parked IS NULL AND s.due_at <= flowstone.now() AND s.v <= %(protocol)s AND s.task = ANY (%(knows)s::text[])
-AND r.status IN ('pending', 'running') AND NOT r.paused AND
--- use: worker_holds_a_lease
+AND r.status IN ('pending', 'running') AND NOT r.paused
 
 -- fragment: may_run_beside
 -- A step that a process has died with, or that lost its worker, shares its process with no other.

@@ -200,8 +200,9 @@ class Done:
     """A handler's success: what the step's row keeps, and what is written in the settling transaction."""
 
     output: Mapping[str, Any] | None = None
-    write: Callable[[Tx], Mapping[str, Any]] | None = None
-    """Runs first in the settling transaction; what it returns is merged into the output."""
+    write: Callable[[Tx], Mapping[str, Any] | Callable[[], None]] | None = None
+    """Runs first in the settling transaction; what it returns is merged into the output. A callable: what was asked for travels with
+    the settlement and adds to the output by itself; it is called once that is answered."""
 
 
 Answer = Done | Scattered | Skip | Retry | Fail | Cancel

@@ -49,14 +49,27 @@ def move_later(tx: Tx, claim: Claim, verdict: Verdict) -> Callable[[], Moved | N
     What is asked for meanwhile travels with it.
     """
     if isinstance(verdict, Done):
-        written = verdict.write(tx) if verdict.write else {}
-        return steps.succeed_later(tx, claim.held, {**(verdict.output or {}), **written} or None)
+        return _succeed_later(tx, claim, verdict)
     if isinstance(verdict, Scattered):
         from flowstone_celery.core import barriers
 
         return barriers.scatter_later(tx, claim, verdict)
     moved = _move(tx, claim, verdict)
     return lambda: moved
+
+
+def _succeed_later(tx: Tx, claim: Claim, done: Done) -> Callable[[], Moved | None]:
+    written = done.write(tx) if done.write else {}
+    if not callable(written):
+        return steps.succeed_later(tx, claim.held, {**(done.output or {}), **written} or None)
+    asked = steps.succeed_later(tx, claim.held, done.output)
+
+    def answer() -> Moved | None:
+        moved = asked()
+        written()
+        return moved
+
+    return answer
 
 
 def _move(tx: Tx, claim: Claim, verdict: Skip | Retry | Fail | Cancel | Failed | GiveBack) -> Moved | None:

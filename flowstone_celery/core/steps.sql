@@ -1,50 +1,6 @@
 -- Steps: claim, settle, give back. Each transition is one guarded statement; no row back means that it did not happen.
 -- Every settlement is guarded by worker and fence: what another claim has taken over cannot be written by its former holder.
 
--- fragment: claimed
--- ready -> running under a new fence; the run begins with its first step. Answers all that the call needs.
--- A claim inside a settlement holds the row of its own run and must not wait for another's, which may be waiting for it: it begins
--- a run only if nobody else has its row.
-free_run AS (
-    SELECT r.id FROM flowstone.runs r
-     WHERE NOT %(relaxed)s AND r.status = 'pending' AND r.id = (
-           SELECT n.run_id FROM candidate c JOIN flowstone.steps n ON n.id = c.id)
-       FOR NO KEY UPDATE SKIP LOCKED
-), claimed AS (
-    UPDATE flowstone.steps s
-       SET status = 'running', fence = s.fence + 1, attempt = s.attempt + 1, worker_id = %(worker)s,
-           started_at = flowstone.now(), deadline_at = flowstone.now() + make_interval(secs => s.timeout_seconds),
-           due_at = NULL, sent_at = NULL, sends = 0, note = NULL
-      FROM candidate c
-     WHERE s.id = c.id AND s.status = 'ready'
-       AND (%(relaxed)s OR EXISTS (SELECT 1 FROM free_run)
-            OR EXISTS (SELECT 1 FROM flowstone.runs r WHERE r.id = s.run_id AND r.status <> 'pending'))
-    RETURNING s.*
-), begun AS (
-    UPDATE flowstone.runs r SET status = 'running', started_at = flowstone.now()
-     WHERE r.id = (SELECT c.run_id FROM claimed c) AND r.status = 'pending'
-    RETURNING r.id, r.round
-), logged AS (
-    INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id)
-    SELECT id, NULL, round, 'run.running', NULL, NULL, NULL::bigint FROM begun
-    UNION ALL
-    SELECT run_id, id, round, 'step.running', attempt, fence, worker_id FROM claimed
-), durability AS (
-    -- The claim's own commit may be lost in a crash of Postgres: the row is ready again then, and every guard compares worker and fence.
-    SELECT set_config('synchronous_commit', 'off', true) WHERE %(relaxed)s
-)
-SELECT c.id, c.run_id, c.kind, c.name, c.partition, c.task, c.queue, c.round, c.phase, c.attempt, c.failures, c.max_failures,
-       c.crashes, c.losses, c.fence, c.worker_id, c.sole, c.awaited_at, c.timeout_seconds, c.retry, c.input,
-       (SELECT v.value_id FROM flowstone.asset_current v
-         WHERE c.sole AND v.asset = c.name AND v.partition = c.partition AND v.invalidated_at IS NULL) AS stands,
-       r.name AS run_name, r.requested_by, r.correlation_id, r.tenant, r.input AS run_input,
-       coalesce((SELECT jsonb_agg(jsonb_build_object('name', p.name, 'partition', p.partition, 'status', p.status,
-                                                     'output', p.output, 'optional', e.optional) ORDER BY p.id)
-                   FROM flowstone.step_edges e JOIN flowstone.steps p ON p.id = e.parent
-                  WHERE e.child = c.id), '[]'::jsonb) AS inputs,
-       (SELECT count(*) FROM durability) AS relaxed
-  FROM claimed c JOIN flowstone.runs r ON r.id = c.run_id
-
 -- fragment: turns_from
 -- What a settlement opens stands as far behind its parent as it does in its run: a run that has much to do takes turns with one that
 -- has little. Never later than what stands first now.
@@ -55,6 +11,10 @@ turns_from AS (
       FROM moved q
 )
 
+-- fragment: output_and_what_was_written
+-- Its own output, and what was written in this settlement beside it (the version of a value, say).
+nullif(coalesce(%(output)s::jsonb, '{}') || coalesce(nullif(current_setting('flowstone_settlement.written', true), ''), '{}')::jsonb, '{}')
+
 -- fragment: awaited
 -- Whether somebody waits for what this step was making.
 (m.sole AND EXISTS (SELECT 1 FROM flowstone.steps a WHERE a.parked = 'maker' AND a.name = m.name AND a.partition = m.partition)) AS awaited
@@ -64,116 +24,197 @@ turns_from AS (
 k.status AS run_status, k.tenant, CASE WHEN k.finished_at IS NOT NULL THEN k.lane END AS lane,
 -- use: awaited
 
--- name: claim (step: ready -> running; run: pending -> running)
--- The door of a wake-up: this very step, if it is still ready and due. While another step makes the same value it is parked instead.
-WITH target AS (
-    SELECT s.id,
-           -- use: nobody_makes_it
-           AS free
-      FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
-     WHERE s.id = %(step)s AND s.status = 'ready' AND
-     -- use: may_run_here
-       FOR NO KEY UPDATE OF s SKIP LOCKED
-), parked AS (
-    UPDATE flowstone.steps s SET parked = 'maker', sent_at = NULL, sends = 0, awaited_at = coalesce(s.awaited_at, flowstone.now())
-      FROM target t WHERE s.id = t.id AND NOT t.free AND s.status = 'ready'
-), candidate AS (
-    SELECT id FROM target WHERE free
-),
--- use: claimed
-
--- name: claim_next (step: ready -> running; run: pending -> running)
--- The door of a query: the queue's next ready row that this worker may run, by priority, turn and id, among those that no
--- wake-up is on its way to: so each message finds its row, and few are in vain. No row back while one is on its way that is more
--- urgent (its message may stand behind others, so `claim_promised` takes it), or that has been passed over 200 times: then the slice
--- ends, and the messages get their turn.
-WITH RECURSIVE
--- use: levels_of_queue
-, candidate AS (
-    SELECT c.id FROM levels l CROSS JOIN LATERAL (
-        SELECT s.id FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
-         WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.parked IS NULL AND s.queue = %(queue)s AND s.priority = l.priority
-           AND (%(only_run)s::uuid IS NULL OR s.run_id = %(only_run)s) AND
+-- function: claim (step: ready -> running; run: pending -> running)
+-- takes: step bigint, queue text, worker bigint, knows text[], protocol integer, only_run uuid, relaxed boolean, beside boolean
+-- answers: id bigint, run_id uuid, kind text, name text, partition text, task text, queue text, round integer, phase text
+-- answers: attempt integer, failures integer, max_failures integer, crashes integer, losses integer, fence bigint, worker_id bigint
+-- answers: sole boolean, awaited_at timestamptz, timeout_seconds float8, retry jsonb, input jsonb, stands bigint
+-- answers: run_name text, requested_by text, correlation_id text, tenant text, run_input jsonb, inputs jsonb
+-- Three doors, in this order; each may be closed by a NULL.
+-- A wake-up names a step: this very one, if it is still ready and due. While another step makes the same value it is parked instead.
+-- A query names a queue: its next ready row that this worker may run, by priority, turn and id, among those that no wake-up is on its
+-- way to, so that each message finds its row, and few are in vain. None while a wake-up is on its way to one that is more urgent, or
+-- that has been passed over 200 times: then the slice ends, and the messages get their turn.
+-- Else the few rows whose wake-up is on its way, for when nothing else, or nothing as urgent, is ready: the message will find the row
+-- gone.
+DECLARE
+    chosen bigint;
+    level integer;
+    free boolean;
+    c flowstone.steps;
+    r flowstone.runs;
+BEGIN
+    IF NOT
+       -- use: worker_holds_a_lease
+    THEN
+        RETURN;
+    END IF;
+    IF %(step)s IS NOT NULL THEN
+        SELECT s.id,
+               -- use: nobody_makes_it
+          INTO chosen, free
+          FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
+         WHERE s.id = %(step)s AND s.status = 'ready' AND
+         -- use: may_run_here
+           FOR NO KEY UPDATE OF s SKIP LOCKED;
+        IF NOT free THEN
+            UPDATE flowstone.steps s SET parked = 'maker', sent_at = NULL, sends = 0, awaited_at = coalesce(s.awaited_at, flowstone.now())
+             WHERE s.id = chosen AND s.status = 'ready';
+            chosen := NULL;
+        END IF;
+    END IF;
+    IF chosen IS NULL AND %(queue)s IS NOT NULL THEN
+        SELECT s.id, s.priority INTO chosen, level
+          FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
+         WHERE s.status = 'ready' AND s.sent_at IS NULL AND s.parked IS NULL AND s.queue = %(queue)s
+           AND (%(only_run)s IS NULL OR s.run_id = %(only_run)s) AND
            -- use: may_run_here
            AND
            -- use: may_run_beside
            AND
            -- use: nobody_makes_it
-           AND NOT EXISTS (
-               SELECT 1 FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
-                WHERE s.sent_at IS NOT NULL AND s.status = 'ready' AND s.queue = %(queue)s
-                  AND (s.priority > l.priority OR s.priority = l.priority AND s.turn + 200 < (
-                       SELECT f.turn FROM flowstone.steps f
-                        WHERE f.status = 'ready' AND f.sent_at IS NULL AND f.parked IS NULL AND f.queue = %(queue)s
-                          AND f.priority = l.priority ORDER BY f.turn LIMIT 1))
-                  AND (%(only_run)s::uuid IS NULL OR s.run_id = %(only_run)s) AND
-                  -- use: may_run_here
-                  AND
-                  -- use: may_run_beside
-           )
-         ORDER BY s.turn, s.id LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED
-    ) c LIMIT 1
-),
--- use: claimed
+         ORDER BY s.priority DESC, s.turn, s.id LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED;
+        IF chosen IS NOT NULL AND EXISTS (
+            SELECT 1 FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
+             WHERE s.sent_at IS NOT NULL AND s.status = 'ready' AND s.queue = %(queue)s
+               AND (s.priority > level OR s.priority = level AND s.turn + 200 < (
+                    SELECT f.turn FROM flowstone.steps f
+                     WHERE f.status = 'ready' AND f.sent_at IS NULL AND f.parked IS NULL AND f.queue = %(queue)s
+                       AND f.priority = level ORDER BY f.turn LIMIT 1))
+               AND (%(only_run)s IS NULL OR s.run_id = %(only_run)s) AND
+               -- use: may_run_here
+               AND
+               -- use: may_run_beside
+        ) THEN
+            chosen := NULL;
+        END IF;
+    END IF;
+    IF chosen IS NULL AND %(queue)s IS NOT NULL THEN
+        SELECT s.id INTO chosen FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
+         WHERE s.sent_at IS NOT NULL AND s.status = 'ready' AND s.queue = %(queue)s
+           AND (%(only_run)s IS NULL OR s.run_id = %(only_run)s) AND
+           -- use: may_run_here
+           AND
+           -- use: may_run_beside
+           AND
+           -- use: nobody_makes_it
+           -- A window does not wait for messages that its own process may be keeping from their turn.
+           AND (%(beside)s OR NOT EXISTS (
+               SELECT 1 FROM flowstone.steps f
+                WHERE f.status = 'ready' AND f.sent_at IS NULL AND f.parked IS NULL AND f.queue = %(queue)s AND f.priority >= s.priority))
+         ORDER BY s.priority DESC, s.turn, s.id LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED;
+    END IF;
+    IF chosen IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT o.* INTO r FROM flowstone.runs o JOIN flowstone.steps s ON s.run_id = o.id WHERE s.id = chosen;
+    IF r.status = 'pending' AND NOT %(relaxed)s THEN
+        -- A claim inside a settlement holds the row of its own run and must not wait for another's, which may be waiting for it: it
+        -- begins a run only if nobody else has its row.
+        PERFORM FROM flowstone.runs o WHERE o.id = r.id AND o.status = 'pending' FOR NO KEY UPDATE SKIP LOCKED;
+        IF NOT FOUND THEN
+            RETURN;
+        END IF;
+    END IF;
+    UPDATE flowstone.steps s
+       SET status = 'running', fence = s.fence + 1, attempt = s.attempt + 1, worker_id = %(worker)s,
+           started_at = flowstone.now(), deadline_at = flowstone.now() + make_interval(secs => s.timeout_seconds),
+           due_at = NULL, sent_at = NULL, sends = 0, note = NULL
+     WHERE s.id = chosen AND s.status = 'ready'
+    RETURNING s.* INTO c;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF r.status = 'pending' THEN
+        UPDATE flowstone.runs o SET status = 'running', started_at = flowstone.now() WHERE o.id = r.id AND o.status = 'pending';
+        IF FOUND THEN
+            INSERT INTO flowstone.history (run_id, round, event) VALUES (r.id, r.round, 'run.running');
+        END IF;
+    END IF;
+    INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id)
+    VALUES (c.run_id, c.id, c.round, 'step.running', c.attempt, c.fence, c.worker_id);
+    IF %(relaxed)s THEN
+        -- The claim's own commit may be lost in a crash of Postgres: the row is ready again then, and every guard compares worker and fence.
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+    -- What stands is looked up now that nobody else can make it: a maker that settled a moment before is seen.
+    RETURN QUERY
+    SELECT c.id, c.run_id, c.kind, c.name, c.partition, c.task, c.queue, c.round, c.phase, c.attempt, c.failures, c.max_failures,
+           c.crashes, c.losses, c.fence, c.worker_id, c.sole, c.awaited_at, c.timeout_seconds, c.retry, c.input,
+           CASE WHEN c.sole THEN (SELECT v.value_id FROM flowstone.asset_current v
+             WHERE v.asset = c.name AND v.partition = c.partition AND v.invalidated_at IS NULL) END,
+           r.name, r.requested_by, r.correlation_id, r.tenant, r.input,
+           coalesce((SELECT jsonb_agg(jsonb_build_object('name', p.name, 'partition', p.partition, 'status', p.status,
+                                                         'output', p.output, 'optional', e.optional) ORDER BY p.id)
+                       FROM flowstone.step_edges e JOIN flowstone.steps p ON p.id = e.parent
+                      WHERE e.child = c.id), '[]'::jsonb);
+END
 
--- name: claim_promised (step: ready -> running; run: pending -> running)
--- The same among the few rows whose wake-up is on its way, for when nothing else, or nothing as urgent, is ready: the message will
--- find the row gone.
-WITH candidate AS (
-    SELECT s.id FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
-     WHERE s.sent_at IS NOT NULL AND s.status = 'ready' AND s.queue = %(queue)s
-       AND (%(only_run)s::uuid IS NULL OR s.run_id = %(only_run)s) AND
-       -- use: may_run_here
-       AND
-       -- use: may_run_beside
-       AND
-       -- use: nobody_makes_it
-       -- A window does not wait for messages that its own process may be keeping from their turn.
-       AND (%(beside)s::boolean OR NOT EXISTS (
-           SELECT 1 FROM flowstone.steps f
-            WHERE f.status = 'ready' AND f.sent_at IS NULL AND f.parked IS NULL AND f.queue = %(queue)s AND f.priority >= s.priority))
-     ORDER BY s.priority DESC, s.turn, s.id LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED
-),
--- use: claimed
-
--- name: succeed (step: running -> succeeded; step: blocked -> ready; run: running -> succeeded | failed | cancelled; run: cancelling -> cancelled)
--- The step ends with its output, its children count one dependency less, those with none left are ready, the run counts it.
--- Children are locked by id before they are counted: parents that share children meet in one order.
-WITH moved AS (
+-- function: succeed (step: running -> succeeded; step: blocked -> ready; run: running -> succeeded | failed | cancelled; run: cancelling -> cancelled)
+-- takes: step bigint, worker bigint, fence bigint, output jsonb
+-- answers: id bigint, opened text[], run_status text, tenant text, lane text, awaited boolean
+-- The step ends with its output and what was written beside it, its children count one dependency less, those with none left are
+-- ready, the run counts it. Children are locked by id before they are counted: parents that share children meet in one order.
+DECLARE
+    m flowstone.steps;
+    k flowstone.runs;
+    waiting bigint[];
+    first bigint;
+    queues text[];
+BEGIN
     UPDATE flowstone.steps
-       SET status = 'succeeded', output = %(output)s::jsonb, error = NULL, worker_id = NULL, deadline_at = NULL, finished_at = flowstone.now()
+       SET status = 'succeeded', error = NULL, worker_id = NULL, deadline_at = NULL, finished_at = flowstone.now(), output =
+           -- use: output_and_what_was_written
      WHERE
      -- use: held
-    RETURNING id, run_id, ordinal, round, attempt, fence, name, partition, sole, queue, priority, turn
-), waiting AS (
-    -- By an array of ids: a join in the order of ids would read the edges of all runs for it.
-    SELECT s.id FROM flowstone.steps s
-     WHERE s.id = ANY (ARRAY(SELECT e.child FROM moved m JOIN flowstone.step_edges e ON e.parent = m.id)) AND s.status = 'blocked'
-     ORDER BY s.id FOR NO KEY UPDATE OF s
-),
--- use: turns_from
-, opened AS (
-    UPDATE flowstone.steps s
-       SET remaining = s.remaining - 1,
-           status = CASE WHEN s.remaining = 1 THEN 'ready' ELSE 'blocked' END,
-           due_at = CASE WHEN s.remaining = 1 THEN flowstone.now() END,
-           turn = s.ordinal + (SELECT turn FROM turns_from)
-      FROM waiting w WHERE s.id = w.id AND s.status = 'blocked'
-    RETURNING s.id, s.run_id, s.round, s.queue, s.status
-), ended AS (
-    SELECT m.run_id, 1 AS finished, 0 AS failed, 0 AS cancelled, NULL::jsonb AS error FROM moved m
-     WHERE (SELECT count(*) FROM opened) >= 0
-),
--- use: counted
-, logged AS (
+    RETURNING * INTO m;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
     INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id)
-    SELECT run_id, id, round, 'step.succeeded', attempt, fence, %(worker)s FROM moved
-    UNION ALL
-    SELECT run_id, id, round, 'step.ready', NULL, NULL, NULL::bigint FROM opened WHERE status = 'ready'
-)
-SELECT m.id,
-       -- use: what_follows
-  FROM moved m LEFT JOIN counted k ON true;
+    VALUES (m.run_id, m.id, m.round, 'step.succeeded', m.attempt, m.fence, %(worker)s);
+    -- By an array of ids: a join in the order of ids would read the edges of all runs for it.
+    waiting := ARRAY(
+        SELECT s.id FROM flowstone.steps s
+         WHERE s.id = ANY (ARRAY(SELECT e.child FROM flowstone.step_edges e WHERE e.parent = m.id)) AND s.status = 'blocked'
+         ORDER BY s.id FOR NO KEY UPDATE OF s);
+    IF cardinality(waiting) > 0 THEN
+        -- What a settlement opens stands as far behind its parent as it does in its run: a run that has much to do takes turns with
+        -- one that has little. Never later than what stands first now.
+        SELECT least(m.turn, f.turn) INTO first FROM flowstone.steps f
+         WHERE f.status = 'ready' AND f.sent_at IS NULL AND f.parked IS NULL AND f.queue = m.queue AND f.priority = m.priority
+         ORDER BY f.turn LIMIT 1;
+        WITH opened AS (
+            UPDATE flowstone.steps s
+               SET remaining = s.remaining - 1,
+                   status = CASE WHEN s.remaining = 1 THEN 'ready' ELSE 'blocked' END,
+                   due_at = CASE WHEN s.remaining = 1 THEN flowstone.now() END,
+                   turn = s.ordinal + coalesce(first, m.turn) - m.ordinal
+             WHERE s.id = ANY (waiting) AND s.status = 'blocked'
+            RETURNING s.id, s.run_id, s.round, s.queue, s.status
+        ), logged AS (
+            INSERT INTO flowstone.history (run_id, step_id, round, event)
+            SELECT o.run_id, o.id, o.round, 'step.ready' FROM opened o WHERE o.status = 'ready'
+        )
+        SELECT array_agg(o.queue) INTO queues FROM opened o WHERE o.status = 'ready';
+    END IF;
+    UPDATE flowstone.runs r
+       SET remaining_steps = r.remaining_steps - 1,
+           status = CASE WHEN r.remaining_steps > 1 THEN r.status
+                         WHEN r.status = 'cancelling' THEN coalesce(r.ends_as, 'cancelled')
+                         WHEN r.failed_steps > 0 THEN 'failed'
+                         WHEN r.cancelled_steps > 0 THEN 'cancelled'
+                         ELSE 'succeeded' END,
+           finished_at = CASE WHEN r.remaining_steps = 1 THEN flowstone.now() END
+     WHERE r.id = m.run_id AND r.status IN ('running', 'cancelling')
+    RETURNING r.* INTO k;
+    IF k.finished_at IS NOT NULL THEN
+        INSERT INTO flowstone.history (run_id, round, event) VALUES (k.id, k.round, 'run.' || k.status);
+    END IF;
+    RETURN QUERY SELECT m.id, queues, k.status, k.tenant, CASE WHEN k.finished_at IS NOT NULL THEN k.lane END,
+           -- use: awaited
+    ;
+END
 
 -- name: end_without_value (step: running -> failed | skipped | cancelled; step: blocked -> failed | skipped | cancelled | ready; run: running -> succeeded | failed | cancelled; run: cancelling -> cancelled)
 -- The step ends with no value. Whatever needs it ends too, all the way down; what can do without it counts one dependency less.

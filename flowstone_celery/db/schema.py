@@ -33,7 +33,7 @@ from flowstone_celery.db import soundness
 from flowstone_celery.db.soundness import one_of
 
 SCHEMA = "flowstone"
-VERSION = 2
+VERSION = 3
 """The schema this code needs."""
 OLDEST_CODE = 2
 """The oldest code that may still run on this schema (rolling upgrades)."""

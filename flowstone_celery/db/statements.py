@@ -4,6 +4,10 @@ A statement begins with `-- name: claim (step: ready -> running; run: pending ->
 several statements share begins with `-- fragment: claimed` and is put in where a line reads `-- use: claimed`. Tables are written
 as `flowstone.steps`; the schema's name is replaced by the configured one. A prepared statement keeps one plan for all values; one
 whose filters may be given or not says `-- plan: anew`, and is planned for its values each time.
+
+What a step pays each time is a function in the database: `-- function: succeed (…)`, then `-- takes: step bigint, …` and
+`-- answers: id bigint, …`, then a body in PL/pgSQL, in which parameters are written as in any statement. It is called like a
+statement of that name; a revision in `migrations/` makes it.
 """
 
 from __future__ import annotations
@@ -13,9 +17,15 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-_HEAD = re.compile(r"^-- (?P<kind>name|fragment): (?P<name>\w+)(?: \((?P<arrows>.*)\))?\s*$", re.MULTILINE)
+_HEAD = re.compile(
+    r"^-- (?P<kind>name|function|fragment): (?P<name>\w+)(?: \((?P<arrows>.*)\))?\s*$", re.MULTILINE
+)
 _USE = re.compile(r"^\s*-- use: (\w+)\s*$", re.MULTILINE)
 _ANEW = re.compile(r"^\s*-- plan: anew\s*$", re.MULTILINE)
+_TAKES = re.compile(r"^-- takes: (.*)$", re.MULTILINE)
+_ANSWERS = re.compile(r"^-- answers: (.*)$", re.MULTILINE)
+_PARAMETER = re.compile(r"%\((\w+)\)s|%%")
+_BLANK = re.compile(r"\n\s*\n")
 _COMMENT = re.compile(r"^\s*--.*\n?", re.MULTILINE)
 _SCHEMA = re.compile(r"\bflowstone\.")
 
@@ -32,9 +42,17 @@ class Statement:
     anew: bool = False
     """Whether it is planned for its values each time it runs."""
 
+    definition: str = ""
+    """Of a function in the database: what makes it. The text calls it then."""
+
     def sql(self, schema: str) -> str:
         """The text for one schema, without comments."""
         return _in_schema(self.text, schema)
+
+    @property
+    def body(self) -> str:
+        """What it does: of a function its definition, else its text."""
+        return self.definition or self.text
 
 
 @cache
@@ -58,18 +76,42 @@ def parse(room: str, text: str) -> dict[str, Statement]:
     fragments = {name: body for kind, name, _, body in blocks if kind == "fragment"}
     statements: dict[str, Statement] = {}
     for kind, name, arrows, body in blocks:
-        if kind != "name":
+        if kind == "fragment":
             continue
         if name in statements:
             raise ValueError(f"statement {name!r} of {room} occurs twice")
+        text = _clean(_with_fragments(body, fragments))
+        function = kind == "function"
         statements[name] = Statement(
             room,
             name,
             parse_arrows(arrows),
-            _clean(_with_fragments(body, fragments)),
+            _call(name, body) if function else text,
             anew=bool(_ANEW.search(body)),
+            definition=_definition(name, body, text) if function else "",
         )
     return statements
+
+
+def _call(name: str, head: str) -> str:
+    given = ", ".join(f"%({each})s::{kind}" for each, kind in _typed(_TAKES, head))
+    return f"SELECT * FROM flowstone.{name}({given})"
+
+
+def _definition(name: str, head: str, body: str) -> str:
+    takes = ", ".join(f"_{each} {kind}" for each, kind in _typed(_TAKES, head))
+    answers = ", ".join(f"{each} {kind}" for each, kind in _typed(_ANSWERS, head))
+    body = _BLANK.sub("\n", _PARAMETER.sub(lambda found: f"_{found[1]}" if found[1] else "%", body))
+    return (
+        f"CREATE OR REPLACE FUNCTION flowstone.{name}({takes}) RETURNS TABLE ({answers}) LANGUAGE plpgsql ROWS 1 AS $$\n"
+        f"#variable_conflict use_column\n{body}\n$$"
+    )
+
+
+def _typed(line: re.Pattern[str], head: str) -> list[tuple[str, str]]:
+    """Names and types, from all lines of this kind."""
+    listed = ", ".join(found[1] for found in line.finditer(head))
+    return [(name, kind) for name, _, kind in (each.strip().partition(" ") for each in listed.split(","))]
 
 
 def _blocks(text: str) -> list[tuple[str, str, str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -110,18 +110,34 @@ def settle(tx: Tx, value: NewValue, *, prepared: int | None = None) -> int | Non
 
     None: the prepared value is gone or was settled already.
     """
-    traced = {
+    if prepared is None:
+        return settle_later(tx, value)()
+    names = ("asset", "partition", "run", "step")
+    keys = {name: own for name, own in _columns(value).items() if name in names}
+    row = tx.row(SQL["settle_prepared"], value=prepared, **keys, **_traced(value))
+    return row["id"] if row else None
+
+
+def settle_later(tx: Tx, value: NewValue) -> Callable[[], int]:
+    """As `settle`, asked for with what else is on its way; call the answer for the version.
+
+    The output of the step that is settled in the same transaction gets the version as `value` by itself.
+    """
+    asked = tx.later(SQL["settle_value"], **_columns(value), **_traced(value))
+
+    def version() -> int:
+        number: int = asked()[0]["id"]
+        return number
+
+    return version
+
+
+def _traced(value: NewValue) -> dict[str, object]:
+    return {
         "up_assets": [each.asset for each in value.upstream],
         "up_partitions": [each.partition for each in value.upstream],
         "up_values": [each.value_id for each in value.upstream],
     }
-    if prepared is not None:
-        names = ("asset", "partition", "run", "step")
-        keys = {name: own for name, own in _columns(value).items() if name in names}
-        row = tx.row(SQL["settle_prepared"], value=prepared, **keys, **traced)
-    else:
-        row = tx.row(SQL["settle"], **_columns(value), **traced)
-    return row["id"] if row else None
 
 
 def prepare(database: Database, value: NewValue) -> int:

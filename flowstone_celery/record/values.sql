@@ -1,16 +1,31 @@
 -- Values of assets. A row that is not settled is invisible: no reader looks at it, no pointer names it.
 
--- name: settle
--- The value, its lineage and the current pointer, in the settling transaction.
-WITH made AS (
+-- function: settle_value
+-- takes: asset text, partition text, run uuid, step bigint, fence bigint, io text, content bytea, pointer jsonb, size bigint
+-- takes: digest text, metadata jsonb, code_version text, code_digest text, recipe text
+-- takes: up_assets text[], up_partitions text[], up_values bigint[]
+-- answers: id bigint
+-- The value, its lineage and the current pointer, in the settling transaction; the step's output gets its version.
+DECLARE
+    made bigint;
+BEGIN
     INSERT INTO flowstone.asset_values (asset, partition, run_id, step_id, fence, io, content, pointer, size, digest, metadata,
                                         code_version, code_digest, recipe, settled_at)
-    VALUES (%(asset)s, %(partition)s, %(run)s, %(step)s, %(fence)s, %(io)s, %(content)s, %(pointer)s::jsonb, %(size)s, %(digest)s,
-            %(metadata)s::jsonb, %(code_version)s, %(code_digest)s, %(recipe)s, flowstone.now())
-    RETURNING id
-),
--- use: pointed_and_traced
-SELECT id FROM made;
+    VALUES (%(asset)s, %(partition)s, %(run)s, %(step)s, %(fence)s, %(io)s, %(content)s, %(pointer)s, %(size)s, %(digest)s,
+            %(metadata)s, %(code_version)s, %(code_digest)s, %(recipe)s, flowstone.now())
+    RETURNING asset_values.id INTO made;
+    INSERT INTO flowstone.asset_current (asset, partition, value_id) VALUES (%(asset)s, %(partition)s, made)
+    ON CONFLICT (asset, partition) DO UPDATE SET value_id = excluded.value_id, updated_at = flowstone.now(),
+    -- use: kept_mark
+    ;
+    IF cardinality(%(up_values)s) > 0 THEN
+        INSERT INTO flowstone.lineage (value_id, upstream_asset, upstream_partition, upstream_value_id, asset, partition, run_id)
+        SELECT made, u.asset, u.partition, u.value_id, %(asset)s, %(partition)s, %(run)s
+          FROM unnest(%(up_assets)s, %(up_partitions)s, %(up_values)s) AS u(asset, partition, value_id);
+    END IF;
+    PERFORM set_config('flowstone_settlement.written', jsonb_build_object('value', made)::text, true);
+    RETURN QUERY SELECT made;
+END
 
 -- name: prepare
 -- A large value before its settlement, in a transaction of its own, out of sight. The same attempt finds its own again.

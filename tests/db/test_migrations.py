@@ -15,9 +15,11 @@ from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
+from flowstone_celery.core.statements import SQL as CORE
 from flowstone_celery.db import migrate, schema
 from flowstone_celery.db.database import Database
 from flowstone_celery.errors import ConfigError, DatabaseUnavailable, SchemaMismatch
+from flowstone_celery.record.values import SQL as VALUES
 from flowstone_celery.testing.databases import Databases
 
 CATALOGUE = {
@@ -90,6 +92,11 @@ def catalogue(url: str, name: str = "flowstone") -> dict[str, set[tuple[Any, ...
     }
 
 
+def functions_of_rooms() -> list[str]:
+    """What makes the functions that statements call."""
+    return [each.definition for each in (*CORE.values(), *VALUES.values()) if each.definition]
+
+
 def test_migrations_build_what_the_schema_page_says(flowstone_databases: Databases, blank_url: str) -> None:
     engine = create_engine(blank_url, poolclass=NullPool)
     with engine.begin() as connection:
@@ -97,6 +104,8 @@ def test_migrations_build_what_the_schema_page_says(flowstone_databases: Databas
         for text in schema.functions_sql():
             connection.exec_driver_sql(text.replace("%", "%%"))
         schema.metadata.create_all(connection)
+        for text in functions_of_rooms():
+            connection.exec_driver_sql(text)
         for text in schema.seed_sql():
             connection.exec_driver_sql(text)
     with blank(flowstone_databases) as migrated:

@@ -81,6 +81,8 @@ class Parked(StrEnum):
     """Earlier runs of its run's lane have not ended."""
     MAKER = "maker"
     """Another step makes the same value."""
+    IDLE = "idle"
+    """A hand that finds no item to do; its due moment is that of the next retry."""
 
 
 class Phase(StrEnum):
@@ -92,6 +94,41 @@ class Phase(StrEnum):
     TIMEOUT = "timeout"
     DECIDE = "decide"
     JOIN = "join"
+    ITEM = "item"
+    """The step is a hand: it does items of a barrier."""
+
+
+class BarrierStatus(StrEnum):
+    """Where the items of a scatter stand together."""
+
+    OPEN = "open"
+    COMPLETED = "completed"
+    """All items have succeeded."""
+    PARTIAL_FAILURE = "partial_failure"
+    """All items have ended, and no more failed than may."""
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class ItemStatus(StrEnum):
+    """Where an item stands that there has been news of; others are pending, or cancelled if their barrier has closed."""
+
+    RETRY = "retry"
+    """It is done again: its attempt failed, or was lost, or it was given back."""
+    PROMOTED = "promoted"
+    """A step of its own does the rest of it."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class ItemClaimStatus(StrEnum):
+    """What became of the items that a hand claimed last."""
+
+    HELD = "held"
+    SETTLED = "settled"
+    LOST = "lost"
+    """The process that held them is gone; its hand goes on with them."""
 
 
 class NodeStatus(StrEnum):
@@ -171,8 +208,10 @@ STEP = Machine(
     _arrows(
         birth="blocked ready",
         blocked="ready skipped cancelled failed",
-        ready="running cancelled",
-        running="succeeded failed skipped cancelled ready",
+        # A hand that has not begun is skipped when its barrier closes.
+        ready="running cancelled skipped",
+        running="succeeded failed skipped cancelled ready waiting",
+        waiting="ready failed cancelled",
         # The next round.
         succeeded="ready blocked",
         failed="ready blocked",
@@ -195,7 +234,46 @@ WORKER = Machine(
     _arrows(birth="live", live="dead"),
 )
 
-MACHINES: dict[str, Machine] = {machine.noun: machine for machine in (RUN, STEP, NODE, WORKER)}
+_OPEN_ENDS = "completed partial_failure failed cancelled"
+
+BARRIER = Machine(
+    "barrier",
+    tuple(BarrierStatus),
+    frozenset(BarrierStatus) - {BarrierStatus.OPEN},
+    _arrows(
+        birth="open",
+        open=_OPEN_ENDS,
+        # The next round.
+        completed="open",
+        partial_failure="open",
+        failed="open",
+        cancelled="open",
+    ),
+)
+
+ITEM = Machine(
+    "item",
+    tuple(ItemStatus),
+    frozenset({ItemStatus.SUCCEEDED, ItemStatus.FAILED, ItemStatus.CANCELLED}),
+    _arrows(
+        birth="retry succeeded failed cancelled",
+        retry="succeeded failed cancelled",
+        # The next round.
+        failed="retry",
+        cancelled="retry",
+    ),
+)
+
+ITEM_CLAIM = Machine(
+    "item_claim",
+    tuple(ItemClaimStatus),
+    frozenset(),
+    _arrows(birth="held", held="settled lost", settled="held", lost="held"),
+)
+
+MACHINES: dict[str, Machine] = {
+    machine.noun: machine for machine in (RUN, STEP, NODE, WORKER, BARRIER, ITEM, ITEM_CLAIM)
+}
 
 _AS_MATERIALIZATION = {
     StepStatus.BLOCKED: Materialization.PENDING,

@@ -170,6 +170,8 @@ class Claim:
     tenant: str
     run_input: Mapping[str, Any] | None
     inputs: tuple[Input, ...]
+    barrier_id: int | None = None
+    """Of a hand: the barrier whose items it does."""
 
     @staticmethod
     def of(row: Row) -> Claim:

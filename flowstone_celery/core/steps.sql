@@ -29,7 +29,7 @@ k.status AS run_status, k.tenant, CASE WHEN k.finished_at IS NOT NULL THEN k.lan
 -- answers: id bigint, run_id uuid, kind text, name text, partition text, task text, queue text, round integer, phase text
 -- answers: attempt integer, failures integer, max_failures integer, crashes integer, losses integer, fence bigint, worker_id bigint
 -- answers: sole boolean, awaited_at timestamptz, timeout_seconds float8, retry jsonb, input jsonb, stands bigint
--- answers: run_name text, requested_by text, correlation_id text, tenant text, run_input jsonb, inputs jsonb
+-- answers: run_name text, requested_by text, correlation_id text, tenant text, run_input jsonb, inputs jsonb, barrier_id bigint
 -- Three doors, in this order; each may be closed by a NULL.
 -- A wake-up names a step: this very one, if it is still ready and due. While another step makes the same value it is parked instead.
 -- A query names a queue: its next ready row that this worker may run, by priority, turn and id, among those that no wake-up is on its
@@ -147,7 +147,7 @@ BEGIN
            coalesce((SELECT jsonb_agg(jsonb_build_object('name', p.name, 'partition', p.partition, 'status', p.status,
                                                          'output', p.output, 'optional', e.optional) ORDER BY p.id)
                        FROM flowstone.step_edges e JOIN flowstone.steps p ON p.id = e.parent
-                      WHERE e.child = c.id), '[]'::jsonb);
+                      WHERE e.child = c.id), '[]'::jsonb), c.barrier_id;
 END
 
 -- function: succeed (step: running -> succeeded; step: blocked -> ready; run: running -> succeeded | failed | cancelled; run: cancelling -> cancelled)

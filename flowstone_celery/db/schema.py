@@ -33,7 +33,7 @@ from flowstone_celery.db import soundness
 from flowstone_celery.db.soundness import one_of
 
 SCHEMA = "flowstone"
-VERSION = 3
+VERSION = 4
 """The schema this code needs."""
 OLDEST_CODE = 2
 """The oldest code that may still run on this schema (rolling upgrades)."""
@@ -169,6 +169,7 @@ steps = Table(
     Column("started_at", Moment),
     Column("deadline_at", Moment),
     Column("finished_at", Moment),
+    Column("barrier_id", BigInteger),
     CheckConstraint(soundness.STEPS.check, name="steps_are_sound"),
     Index("steps_of_run", "run_id", "ordinal", unique=True),
     Index(
@@ -179,7 +180,8 @@ steps = Table(
         "id",
         postgresql_where=text("status = 'ready' AND sent_at IS NULL AND parked IS NULL"),
     ),
-    Index("steps_due", "due_at", postgresql_where=text("parked = 'due'")),
+    Index("steps_due", "due_at", postgresql_where=text("parked IN ('due', 'idle')")),
+    Index("steps_of_barrier", "barrier_id", "id", postgresql_where=text("barrier_id IS NOT NULL")),
     Index("steps_aside", "run_id", postgresql_where=text("parked IN ('paused', 'lane')")),
     Index("steps_awaiting", "name", "partition", postgresql_where=text("parked = 'maker'")),
     Index(
@@ -368,6 +370,125 @@ backfills = Table(
         postgresql_where=text("idempotency_key IS NOT NULL"),
     ),
     Index("backfills_newest", text("created_at DESC"), text("id DESC")),
+)
+
+barriers = Table(
+    "barriers",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("step_id", BigInteger, nullable=False),
+    Column("run_id", Uuid, nullable=False),
+    _count("round", 1),
+    Column("name", Text, nullable=False),
+    _text("partition"),
+    Column("kind", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    _count("priority"),
+    Column("status", Text, nullable=False),
+    Column("sealed", Boolean, nullable=False, server_default=text("false")),
+    _count("total"),
+    _count("collapsed"),
+    _count("done"),
+    _count("failed"),
+    Column("policy", JSONB, nullable=False),
+    Column("checkpoint", JSONB),
+    Column("metadata", JSONB),
+    Column("error", JSONB),
+    Column("keyed", Boolean, nullable=False, server_default=text("false")),
+    Column("abandoned", Boolean, nullable=False, server_default=text("false")),
+    _now("created_at"),
+    Column("closed_at", Moment),
+    CheckConstraint(one_of("status", states.BarrierStatus), name="barriers_status"),
+    CheckConstraint(
+        "done >= 0 AND failed >= 0 AND collapsed >= 0 AND done + failed <= total", name="barriers_counters"
+    ),
+    CheckConstraint("(status = 'open') = (closed_at IS NULL)", name="barriers_closed"),
+    Index("barriers_of_step", "step_id", "round", unique=True),
+    Index("barriers_of_run", "run_id", "id"),
+    Index("barriers_of_name", "name", "partition", text("id DESC")),
+    Index("barriers_open", "id", postgresql_where=text("status = 'open'")),
+    Index("barriers_keyed", "id", postgresql_where=text("keyed")),
+    Index("barriers_abandoned", "id", postgresql_where=text("abandoned")),
+    postgresql_with={"fillfactor": "50"},
+)
+
+barrier_pages = Table(
+    "barrier_pages",
+    metadata,
+    Column("barrier_id", BigInteger, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("first", Integer, nullable=False),
+    Column("size", Integer, nullable=False),
+    _count("next"),
+    _count("done"),
+    _count("failed"),
+    Column("patchy", Boolean, nullable=False, server_default=text("false")),
+    Column("keys", LargeBinary, nullable=False),
+    CheckConstraint("size BETWEEN 1 AND 500 AND next BETWEEN 0 AND size", name="barrier_pages_size"),
+    CheckConstraint("done >= 0 AND failed >= 0 AND done + failed <= size", name="barrier_pages_counters"),
+    Index("barrier_pages_first", "barrier_id", "first", unique=True),
+    Index("barrier_pages_open", "barrier_id", "number", postgresql_where=text("next < size")),
+    postgresql_with={"fillfactor": "70"},
+)
+
+barrier_keys = Table(
+    "barrier_keys",
+    metadata,
+    Column("barrier_id", BigInteger, primary_key=True),
+    Column("digest", LargeBinary, primary_key=True),
+)
+
+item_claims = Table(
+    "item_claims",
+    metadata,
+    Column("hand_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("barrier_id", BigInteger, nullable=False),
+    _count("round", 1),
+    Column("kind", Text, nullable=False),
+    Column("page", Integer),
+    _count("first"),
+    _count("size"),
+    Column("items", ARRAY(Integer)),
+    _count("left_open"),
+    _count("width", 1),
+    Column("alone", Boolean, nullable=False, server_default=text("false")),
+    Column("fence", BigInteger, nullable=False),
+    Column("worker_id", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("lost_by", Text),
+    CheckConstraint(one_of("status", states.ItemClaimStatus), name="item_claims_status"),
+    CheckConstraint("left_open >= 0 AND width > 0", name="item_claims_counters"),
+    CheckConstraint("(status = 'lost') = (lost_by IS NOT NULL)", name="item_claims_lost"),
+    Index("item_claims_live", "barrier_id", postgresql_where=text("status <> 'settled'")),
+    Index("item_claims_of_barrier", "barrier_id"),
+    postgresql_with={"fillfactor": "70"},
+)
+
+items = Table(
+    "items",
+    metadata,
+    Column("barrier_id", BigInteger, primary_key=True),
+    Column("index", Integer, primary_key=True),
+    Column("status", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("crashes", Integer, nullable=False),
+    Column("losses", Integer, nullable=False),
+    Column("alone", Boolean, nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("result", LargeBinary),
+    Column("error", JSONB),
+    Column("claim", BigInteger),
+    Column("due_at", Moment),
+    Column("ended_at", Moment),
+    Column("step_id", BigInteger),
+    CheckConstraint(one_of("status", states.ItemStatus), name="items_status"),
+    CheckConstraint("(ended_at IS NULL) = (status IN ('retry', 'promoted'))", name="items_ended"),
+    CheckConstraint("num_nonnulls(due_at, claim) = (status = 'retry')::int", name="items_claimed"),
+    Index("items_retry", "barrier_id", "due_at", postgresql_where=text("status = 'retry'")),
+    Index("items_failed", "barrier_id", "index", postgresql_where=text("status IN ('failed', 'cancelled')")),
 )
 
 lineage = Table(

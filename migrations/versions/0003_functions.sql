@@ -1,4 +1,4 @@
-CREATE OR REPLACE FUNCTION flowstone.claim(_step bigint, _queue text, _worker bigint, _knows text[], _protocol integer, _only_run uuid, _relaxed boolean, _beside boolean) RETURNS TABLE (id bigint, run_id uuid, kind text, name text, partition text, task text, queue text, round integer, phase text, attempt integer, failures integer, max_failures integer, crashes integer, losses integer, fence bigint, worker_id bigint, sole boolean, awaited_at timestamptz, timeout_seconds float8, retry jsonb, input jsonb, stands bigint, run_name text, requested_by text, correlation_id text, tenant text, run_input jsonb, inputs jsonb) LANGUAGE plpgsql ROWS 1 AS $$
+CREATE OR REPLACE FUNCTION flowstone.claim(_step bigint, _queue text, _worker bigint, _knows text[], _protocol integer, _only_run uuid, _relaxed boolean, _beside boolean) RETURNS TABLE (id bigint, run_id uuid, kind text, name text, partition text, task text, queue text, round integer, phase text, attempt integer, failures integer, max_failures integer, crashes integer, losses integer, fence bigint, worker_id bigint, sole boolean, awaited_at timestamptz, timeout_seconds float8, retry jsonb, input jsonb, stands bigint, run_name text, requested_by text, correlation_id text, tenant text, run_input jsonb, inputs jsonb, barrier_id bigint) LANGUAGE plpgsql ROWS 1 AS $$
 #variable_conflict use_column
 DECLARE
     chosen bigint;
@@ -115,7 +115,7 @@ AND r.status IN ('pending', 'running') AND NOT r.paused
            coalesce((SELECT jsonb_agg(jsonb_build_object('name', p.name, 'partition', p.partition, 'status', p.status,
                                                          'output', p.output, 'optional', e.optional) ORDER BY p.id)
                        FROM flowstone.step_edges e JOIN flowstone.steps p ON p.id = e.parent
-                      WHERE e.child = c.id), '[]'::jsonb);
+                      WHERE e.child = c.id), '[]'::jsonb), c.barrier_id;
 END
 $$;
 

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from flowstone_celery import faults
 from flowstone_celery.core import lanes, runs, settle, steps
+from flowstone_celery.core.hands import Hands
 from flowstone_celery.core.model import AsyncHandler, Claim, WakeUp
-from flowstone_celery.core.settle import Failed, GiveBack, Verdict, error_of, verdict_of
+from flowstone_celery.core.settle import Failed, GiveBack, Rests, Verdict, error_of, verdict_of
 from flowstone_celery.core.side_by_side import SideBySide
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.steps import Moved
 from flowstone_celery.core.tell import about, tell_settled
-from flowstone_celery.errors import CommitUnknown, DatabaseUnavailable, ExecutionError, FlowStoneError
-from flowstone_celery.states import StepStatus
+from flowstone_celery.errors import CommitUnknown, DatabaseUnavailable, ExecutionError
+from flowstone_celery.states import Phase, StepStatus
 from flowstone_celery.telemetry import emit
 
 if TYPE_CHECKING:
@@ -33,23 +34,11 @@ if TYPE_CHECKING:
     from flowstone_celery.config import Settings
     from flowstone_celery.core.interrupts import Interrupts
     from flowstone_celery.core.model import Carrier, Handler
+    from flowstone_celery.core.observing import Observer
     from flowstone_celery.core.workers import WorkerProcess
     from flowstone_celery.db.database import Database, Tx
 
 T = TypeVar("T")
-
-
-class Observer(Protocol):
-    """Sees each step that an executor runs (Celery's task events are made from it)."""
-
-    def started(self, claim: Claim) -> None:
-        """The step was claimed and is about to be called."""
-
-    def ended(self, claim: Claim, event: str, error: FlowStoneError | None, seconds: float) -> None:
-        """The step was settled: succeeded, failed, skipped, cancelled, retry, released, or stale."""
-
-    def pulse(self) -> None:
-        """Called now and then while steps run side by side, so that what was seen is told."""
 
 
 class _Stale(Exception):  # noqa: N818 - an event, not an error: rolls the settlement back
@@ -128,6 +117,17 @@ class Executor:
         self._knows = knows
         self._interrupts = interrupts
         self._stopping = threading.Event()
+        self._hands = Hands(self, handlers, interrupts)
+
+    @property
+    def database(self) -> Database:
+        """Where the rows are."""
+        return self._database
+
+    @property
+    def settings(self) -> Settings:
+        """This process's settings."""
+        return self._settings
 
     @property
     def worker_id(self) -> int:
@@ -215,7 +215,7 @@ class Executor:
     ) -> Claim | None:
         begun = time.monotonic()
         self.begin(claim, observer)
-        answer = self._answer(claim)
+        answer = self._answer(claim, turn, observer)
         settled = self.end(claim, answer, turn, only_run, observer, begun)
         if settled.moved is None and turn.may_go_on():
             return self._claim(None, claim.queue, only_run)
@@ -250,8 +250,10 @@ class Executor:
 
     # --- call -----------------------------------------------------------------------------------------------------------------
 
-    def _answer(self, claim: Claim) -> Verdict:
+    def _answer(self, claim: Claim, turn: Slice, observer: Observer | None) -> Verdict:
         """What the handler answers; an exception is a failed attempt, an interrupt what its reason says."""
+        if claim.phase == Phase.ITEM:
+            return self._hands.work(claim, turn, observer)
         live = self._interrupts.call(claim, self.patiently)
         try:
             return self._handlers[claim.kind](claim, live)
@@ -274,7 +276,7 @@ class Executor:
         except (DatabaseUnavailable, faults.FaultInjectedError):
             raise
         except Exception as error:
-            if isinstance(answer, Failed):
+            if isinstance(answer, Failed | Rests):
                 raise
             failed = Failed(ExecutionError.of(error, claim.name, claim.partition), retryable=True)
             return failed, self._settle_as(claim, failed, turn, only_run)
@@ -328,7 +330,7 @@ class Executor:
         following = next_() if next_ else None
         freed = steps.free_awaiting(tx, claim.name, claim.partition) if moved.awaited else []
         wakeups = self._promise_rest(tx, claim, (*moved.opened, *freed), following)
-        tx.after_commit(lambda: self._send(wakeups))
+        tx.after_commit(lambda: self.send(wakeups))
         if left := moved.left_lane:
             tx.after_commit(lambda: self._let_next_in(*left))
         if moved.event == StepStatus.CANCELLED:
@@ -356,7 +358,8 @@ class Executor:
         with suppress(DatabaseUnavailable):
             lanes.admit(self._database, self._carrier, self._settings, tenant, lane)
 
-    def _send(self, wakeups: Sequence[WakeUp]) -> None:
+    def send(self, wakeups: Sequence[WakeUp]) -> None:
+        """What was promised is on its way."""
         faults.point("promise.after_commit")
         if wakeups:
             self._carrier.send(wakeups)

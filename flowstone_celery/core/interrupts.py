@@ -122,6 +122,20 @@ class Interrupts:
             self._main = live
         return live
 
+    def hears(self, live: LiveCall) -> None:
+        """Demands reach this call, of this thread, as they would one made by `call`."""
+        if threading.current_thread() is threading.main_thread():
+            self._main = live
+
+    def hears_beside(self, live: AwaitingCall) -> None:
+        """Demands reach this call, in a loop, until it is `over`."""
+        self._beside[live.claim.id, live.claim.fence] = live
+
+    def nudge(self) -> None:
+        """From any thread: code that runs in the main thread hears what is demanded of it, if signals reach it at all."""
+        if signal.getsignal(SIGNAL) == self._on_signal:
+            signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL)
+
     def call_beside(self, claim: Claim, patience: Patience) -> AwaitingCall:
         """The call of this claim, one of several in a loop; it hears until it is `over`."""
         live = self._beside[claim.id, claim.fence] = AwaitingCall(claim, self, patience)
@@ -141,7 +155,7 @@ class Interrupts:
         calls = list(calls)
         reasons = self.reasons([live.claim for live in calls]) if calls else {}
         for live in calls:
-            reason = reasons.get((live.claim.id, live.claim.fence))
+            reason = reasons.get((live.claim.id, live.claim.fence)) or live.overdue()
             if reason:
                 live.demand(reason)
 
@@ -196,6 +210,10 @@ class LiveCall:
     def is_here(self) -> bool:
         """Whether a demand would raise in this very thread."""
         return self._inside
+
+    def overdue(self) -> str | None:
+        """Why it must end by its own clock, or None: a step's is the keeper's affair."""
+        return None
 
     def check(self) -> None:
         """Raise `Interrupted` if this call is to end."""

@@ -6,10 +6,11 @@ from asyncio import CancelledError
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from flowstone_celery import faults
-from flowstone_celery.core import steps
+from flowstone_celery.core import barriers, steps
 from flowstone_celery.core.barrier_model import Scattered
 from flowstone_celery.core.interrupts import CANCELLED, STOP, TIMEOUT, Interrupted
 from flowstone_celery.core.model import Answer, Claim, Done
@@ -39,7 +40,18 @@ class Failed:
     retryable: bool
 
 
-Verdict = Answer | Failed | GiveBack
+class Rests(Enum):
+    """How a hand's slice has ended."""
+
+    IDLE = "idle"
+    """It has found nothing to do: it stands aside until it is called."""
+    IN_LINE = "in line"
+    """Its time is over: others take their turn before it."""
+    AT_END = "at end"
+    """Its barrier has closed."""
+
+
+Verdict = Answer | Failed | GiveBack | Rests
 """How a call came out: what the handler answered, or what became of it."""
 
 
@@ -51,10 +63,8 @@ def move_later(tx: Tx, claim: Claim, verdict: Verdict) -> Callable[[], Moved | N
     if isinstance(verdict, Done):
         return _succeed_later(tx, claim, verdict)
     if isinstance(verdict, Scattered):
-        from flowstone_celery.core import barriers
-
         return barriers.scatter_later(tx, claim, verdict)
-    moved = _move(tx, claim, verdict)
+    moved = _rest(tx, claim, verdict) if isinstance(verdict, Rests) else _move(tx, claim, verdict)
     return lambda: moved
 
 
@@ -89,6 +99,12 @@ def _move(tx: Tx, claim: Claim, verdict: Skip | Retry | Fail | Cancel | Failed |
             return _fail(tx, claim, error, retryable=retryable)
         case GiveBack(reason):
             return steps.give_back(tx, claim.held, reason)
+
+
+def _rest(tx: Tx, hand: Claim, rests: Rests) -> Moved | None:
+    """The hand ends if its barrier has closed meanwhile; one that may not stand aside, because there is news, is in the line again."""
+    moved = barriers.stand_aside(tx, hand) if rests is Rests.IDLE else barriers.finish_hand(tx, hand)
+    return moved or barriers.go_back(tx, hand)
 
 
 def _fail(

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from flowstone_celery.config import Settings
-    from flowstone_celery.core.executor import Executor, Observer, Settled, Slice, Turn
+    from flowstone_celery.core.executor import Executor, Settled, Slice, Turn
     from flowstone_celery.core.interrupts import AwaitingCall, Interrupts
     from flowstone_celery.core.model import AsyncHandler, Awaited, Claim, Handler
+    from flowstone_celery.core.observing import Observer
     from flowstone_celery.core.settle import Verdict
 
 
@@ -212,7 +213,7 @@ class StepUnit:
 
     def run(self) -> Coroutine[Any, Any, object]:
         """The user's coroutine; whatever it raises is kept, so that no exit of its own ends the loop."""
-        return _Steps(self._kept(), self._call)
+        return Told(self._kept(), self._call)
 
     async def _kept(self) -> None:
         assert self._work is not None
@@ -270,7 +271,7 @@ class StepUnit:
         return room.following(settled, last=last), more
 
 
-class _Steps(Coroutine[Any, Any, object]):
+class Told(Coroutine[Any, Any, object]):
     """A coroutine that says when its code runs: between two awaits."""
 
     def __init__(self, inner: Coroutine[Any, Any, object], call: AwaitingCall) -> None:

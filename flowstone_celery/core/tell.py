@@ -46,6 +46,8 @@ def tell_settled(claim: Claim, moved: Moved | None, error: FlowStoneError | None
             emit("flowstone.step.cancel", **step)
         case "released":
             emit("flowstone.step.release", **step, reason="stop")
+        case "waiting" | "idle" | "in_line":
+            pass  # a scatter, and a hand's slices, have events of their own
         case _:
             emit("flowstone.step.stale", **step, fence=claim.fence)
     if moved and moved.run_status in ("succeeded", "failed", "cancelled"):

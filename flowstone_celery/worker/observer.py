@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 300
 """Events in one message."""
+WELL = frozenset({"succeeded", "skipped", "waiting", "idle", "in_line"})
+"""How steps end that have done what they were called for."""
 _TELL_EVERY = 1.0
 """Seconds between two messages of a window that goes on."""
 
@@ -33,6 +35,8 @@ class Named:
 
     event: str
     error: FlowStoneError | None
+    did: str | None = None
+    """Of a hand: what it has done."""
 
 
 class StepObserver:
@@ -54,6 +58,7 @@ class StepObserver:
         self._lock = threading.Lock()
         self.named: Named | None = None
         self.further = 0
+        self._did: dict[int, str] = {}
 
     def started(self, claim: Claim) -> None:
         """A further step is a task of its own."""
@@ -86,9 +91,29 @@ class StepObserver:
         with self._lock:
             task = self._shown.pop(claim.id, None)
             if task is not None:
-                self._add(task, *_shown(event, error, seconds))
+                self._add(task, *_shown(event, error, seconds, self._did.pop(claim.id, None)))
             elif claim.id == self._step and self.named is None:
-                self.named = Named(event, error)
+                self.named = Named(event, error, self._did.pop(claim.id, None))
+
+    def does(self, claim: Claim, text: str) -> None:
+        """The hand's task shows the items that it is at."""
+        if self._sends:
+            with self._lock:
+                self._does(claim, text)
+
+    def did(self, claim: Claim, text: str) -> None:
+        """The hand's task will have this result."""
+        with self._lock:
+            self._did[claim.id] = text
+
+    def _does(self, claim: Claim, text: str) -> None:
+        task = self._shown.get(claim.id)
+        if task is None and claim.id == self._step:
+            task = self._message_id
+        if task is not None:
+            # Told after its start: monitors take names and arguments of it, and leave the state.
+            kwargs = f"{kwargs_shown(claim.run_id)[:-1]}, 'items': {text!r}}}"
+            self._add(task, "task-received", name=claim.task, kwargs=kwargs)
 
     def pulse(self) -> None:
         """Monitors hear of steps side by side while others of them run still."""
@@ -137,11 +162,13 @@ class StepObserver:
             )
 
 
-def _shown(event: str, error: FlowStoneError | None, seconds: float) -> tuple[str, dict[str, Any]]:
+def _shown(
+    event: str, error: FlowStoneError | None, seconds: float, did: str | None = None
+) -> tuple[str, dict[str, Any]]:
     """Celery's event for how a step ended."""
     match event:
-        case "succeeded" | "skipped":
-            return "task-succeeded", {"result": event, "runtime": seconds}
+        case _ if event in WELL:
+            return "task-succeeded", {"result": did or event, "runtime": seconds}
         case "failed":
             return "task-failed", {"exception": str(error), "traceback": _traceback(error)}
         case "cancelled":

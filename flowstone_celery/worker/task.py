@@ -9,7 +9,7 @@ from celery.exceptions import Ignore, Retry
 
 from flowstone_celery.errors import DatabaseUnavailable, FlowStoneError, InvalidOption, WrongState
 from flowstone_celery.worker.house import HEADER, house_of
-from flowstone_celery.worker.observer import StepObserver
+from flowstone_celery.worker.observer import WELL, StepObserver
 from flowstone_celery.worker.seat import seat_of
 
 if TYPE_CHECKING:
@@ -125,9 +125,10 @@ def _shown(observer: StepObserver) -> str:
         observer.revoked()
         observer.flush()
         raise Ignore(str(named.error or "cancelled"))
-    if named.event not in ("succeeded", "skipped"):
+    if named.event not in WELL:
         _again(named.event, named.error)
-    return f"{named.event}; {observer.further} others" if observer.further else named.event
+    how = named.did or named.event
+    return f"{how}; {observer.further} others" if observer.further else how
 
 
 def _again(event: str, error: FlowStoneError | None) -> NoReturn:

@@ -1,0 +1,274 @@
+"""The desk of a hand: the items of its range that are not begun, those that have ended, and the settling of parts.
+
+Two threads stand at it. The one that does the items takes from the left of what is to do and lays down what has ended; both are
+deques, whose ends are safe without a lock, for an item may cost a few microseconds. The other one watches, and settles while an item
+takes long. Only the settling itself is done under a lock.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from flowstone_celery import faults
+from flowstone_celery.core import barriers, steps
+from flowstone_celery.core.hand_pace import Parts
+from flowstone_celery.core.items import shown
+from flowstone_celery.errors import CommitUnknown, DatabaseUnavailable, ExecutionError
+from flowstone_celery.states import BarrierStatus
+from flowstone_celery.telemetry import emit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from flowstone_celery.config import Settings
+    from flowstone_celery.core.barrier_model import Barrier, Ended, ItemClaim, Part, Range
+    from flowstone_celery.core.model import Claim, WakeUp
+    from flowstone_celery.db.database import Database, Tx
+
+T = TypeVar("T")
+
+
+class Workplace(Protocol):
+    """What hands need of the executor that they belong to."""
+
+    @property
+    def database(self) -> Database:
+        """Where the rows are."""
+
+    @property
+    def settings(self) -> Settings:
+        """This process's settings."""
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether this process was told to stop."""
+
+    def patiently(self, act: Callable[[], T]) -> T:
+        """Do it as soon as the database is there."""
+
+    def send(self, wakeups: Sequence[WakeUp]) -> None:
+        """These were promised."""
+
+
+class Desk:
+    """One hand's, for one slice."""
+
+    def __init__(self, place: Workplace, hand: Claim, barrier: Barrier) -> None:
+        """Begin with no range."""
+        self.todo: deque[ItemClaim] = deque()
+        self.done: deque[Ended] = deque()
+        self.parts = Parts()
+        self.open = True
+        """Whether the barrier was open when it was last heard of."""
+        self.stale = False
+        """Whether another holds the hand by now: nothing of it can be settled here."""
+        self.last = 0
+        """Items of the newest range that were begun."""
+        self.settled = 0
+        self.failed = 0
+        self._place = place
+        self._hand = hand
+        self._barrier = barrier
+        self._range: Range | None = None
+        self._ended: list[Ended] = []
+        self._rest: list[int] = []
+        self._lock = threading.Lock()
+        self._about = {
+            "barrier_id": barrier.id,
+            "run_id": str(barrier.run_id),
+            "asset": barrier.name,
+            "partition": barrier.partition,
+        }
+
+    @property
+    def is_of_use(self) -> bool:
+        """Whether further items may be done."""
+        return self.open and not self.stale
+
+    def claim(self, wanted: int, width: int) -> Range | None:
+        """The next range is held, and its items are to do; None: there is nothing to claim now."""
+        found = self._place.patiently(lambda: self._claim(wanted, width))
+        faults.point("range.after_commit")
+        self._range = found
+        self.last = 0
+        if found is not None:
+            self.parts.restart(time.monotonic())
+            self.todo.extend(found.items)
+        return found
+
+    def _claim(self, wanted: int, width: int) -> Range | None:
+        def work(tx: Tx) -> Range | None:
+            return barriers.claim_range(tx, self._hand, wanted=wanted, width=width)
+
+        while True:
+            try:
+                return self._place.database.attempt(work)
+            except CommitUnknown:
+                # A range that was claimed and is not known to us is our own still: it is claimed again as lost.
+                continue
+
+    def give_back(self, item: ItemClaim) -> None:
+        """The item was begun and did not happen."""
+        self._rest.append(item.index)
+
+    # --- settle ---------------------------------------------------------------------------------------------------------------
+
+    def settle(self, *, rest: bool = False) -> bool:
+        """What has ended is settled, however long the database is away. `rest`: what is not begun goes back.
+
+        Answers whether further items of this barrier may be done.
+        """
+        with self._lock:
+            self._gather(rest=rest)
+            if self._ended or self._rest:
+                self._place.patiently(self._settle)
+        return self.is_of_use
+
+    def settle_beside(self, *, rest: bool) -> bool:
+        """The same from the watching thread, which waits for nobody: later if the hand settles just now, or the database is away."""
+        if not self._lock.acquire(blocking=False):
+            return self.is_of_use
+        try:
+            self._gather(rest=rest)
+            if self._ended or self._rest:
+                self._settle()
+        except DatabaseUnavailable:
+            pass  # what was gathered is settled with the next part
+        finally:
+            self._lock.release()
+        return self.is_of_use
+
+    def is_open_still(self) -> bool:
+        """Whether the barrier is open now, as far as the rows can be asked."""
+        if self.open:
+            with suppress(DatabaseUnavailable):
+                found = barriers.barrier(self._place.database, self._barrier.id)
+                self.open = (
+                    found is not None
+                    and found.status == BarrierStatus.OPEN
+                    and found.round == self._barrier.round
+                )
+        return self.open
+
+    def _gather(self, *, rest: bool) -> None:
+        while self.done:
+            self._ended.append(self.done.popleft())
+        while rest and self.todo:
+            try:
+                self._rest.append(self.todo.pop().index)
+            except IndexError:  # the other thread has begun it
+                break
+
+    def _settle(self) -> None:
+        ended, rest = tuple(self._ended), sorted(self._rest)
+        try:
+            self._write(ended, rest)
+        except (DatabaseUnavailable, faults.FaultInjectedError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a part that cannot be written would be tried for ever
+            self._write_singly(ended, rest, error)
+        self._ended.clear()
+        self._rest.clear()
+        self.parts.restart(time.monotonic())
+
+    def _write_singly(self, ended: Sequence[Ended], rest: Sequence[int], error: Exception) -> None:
+        """Item by item, so that the one that the rows refuse is found; it fails instead."""
+        if not ended:
+            raise error
+        for each in ended:
+            try:
+                self._write((each,), ())
+            except (DatabaseUnavailable, faults.FaultInjectedError):
+                raise
+            except Exception as refused:  # noqa: BLE001 - as above
+                told = ExecutionError.of(refused, self._barrier.name, self._barrier.partition)
+                self._write((replace(each, status="failed", result=None, error=told.to_dict()),), ())
+        if rest:
+            self._write((), rest)
+
+    def _write(self, ended: Sequence[Ended], rest: Sequence[int]) -> None:
+        if self.stale or self._range is None:
+            return
+        held, began = self._range, time.monotonic()
+
+        def work(tx: Tx) -> Part | None:
+            part = barriers.settle_part(tx, self._hand, held, ended, rest_open=rest or None)
+            if part is not None:
+                least = self._place.settings.min_wakeups
+                wakeups = steps.promise_all(tx, part.opened, min_wakeups=least) if part.opened else []
+                tx.after_commit(lambda: self._place.send(wakeups))
+            faults.point("part.before_commit")
+            return part
+
+        while True:
+            try:
+                part = self._place.database.attempt(work)
+                break
+            except CommitUnknown:
+                # Settled again: an item that has ended does not end twice.
+                continue
+        faults.point("part.after_commit")
+        self._tell(ended, part, time.monotonic() - began)
+
+    # --- tell -----------------------------------------------------------------------------------------------------------------
+
+    def _tell(self, ended: Sequence[Ended], part: Part | None, seconds: float) -> None:
+        if part is None:
+            self.stale = True
+            return
+        self.open = part.status == BarrierStatus.OPEN
+        failed = [each for each in ended if each.error is not None]
+        self.last += len(ended)
+        self.settled += len(ended)
+        self.failed += len(failed)
+        if failed and self._range is not None:
+            keys = {each.index: each.key for each in self._range.items}
+            for each in failed:
+                self._tell_failed(each, keys.get(each.index, b""))
+        if ended:
+            retried = sum(each.status == "retry" for each in ended)
+            emit(
+                "flowstone.scatter.part",
+                **self._about,
+                step_id=self._hand.id,
+                items=len(ended),
+                failed=len(failed) - retried,
+                retried=retried,
+                duration_ms=seconds * 1000,
+            )
+        if part.closed:
+            tell_closed(self._place.database, self._about, part.status)
+
+    def _tell_failed(self, ended: Ended, key: bytes) -> None:
+        emit(
+            "flowstone.scatter.instance_exception",
+            **self._about,
+            scatter_key=shown(key),
+            index=ended.index,
+            attempt=ended.attempt,
+            error=str((ended.error or {}).get("message") or ""),
+            retried=ended.status == "retry",
+        )
+
+
+def tell_closed(database: Database, about: dict[str, Any], status: str) -> None:
+    """One event for how a barrier has ended, and one if its step is ready to gather."""
+    try:
+        found = barriers.progress(database, about["barrier_id"])
+    except DatabaseUnavailable:
+        return
+    if found is None:
+        return
+    counts = {"completed": found.succeeded, "failed": found.failed}
+    if status == BarrierStatus.FAILED:
+        emit("flowstone.scatter.failed", **about, **counts)
+    elif status == BarrierStatus.CANCELLED:
+        emit("flowstone.scatter.cancel", **about)
+    else:
+        emit("flowstone.scatter.complete", **about, **counts)
+        emit("flowstone.scatter.gather_ready", **about)

@@ -19,6 +19,11 @@ Key = bytes
 """A key as canonical JSON text."""
 
 
+def item_task(name: str) -> str:
+    """The Celery task under whose name the hands of this step work: routes and monitors know it."""
+    return f"{name}[item]"
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What holds for the items of one barrier. Times in seconds."""

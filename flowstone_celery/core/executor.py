@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from flowstone_celery import faults
 from flowstone_celery.core import lanes, runs, settle, steps
+from flowstone_celery.core.barrier_model import Scattered
 from flowstone_celery.core.hands import Hands
 from flowstone_celery.core.model import AsyncHandler, Claim, WakeUp
 from flowstone_celery.core.settle import Failed, GiveBack, Rests, Verdict, error_of, verdict_of
 from flowstone_celery.core.side_by_side import SideBySide
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.steps import Moved
-from flowstone_celery.core.tell import about, tell_settled
+from flowstone_celery.core.tell import about, tell_scattered, tell_settled
 from flowstone_celery.errors import CommitUnknown, DatabaseUnavailable, ExecutionError
 from flowstone_celery.states import Phase, StepStatus
 from flowstone_celery.telemetry import emit
@@ -244,6 +245,8 @@ class Executor:
         if observer:
             observer.ended(claim, event, error, seconds)
         tell_settled(claim, settled.moved, error, seconds)
+        if isinstance(answer, Scattered) and settled.moved is not None:
+            tell_scattered(self._database, claim)
         if isinstance(answer, GiveBack) and answer.interrupt is not None:
             raise answer.interrupt
         return settled

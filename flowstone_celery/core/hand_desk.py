@@ -12,12 +12,13 @@ import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from flowstone_celery import faults
 from flowstone_celery.core import barriers, steps
 from flowstone_celery.core.hand_pace import Parts
 from flowstone_celery.core.items import shown
+from flowstone_celery.core.tell import about_barrier, tell_closed
 from flowstone_celery.errors import CommitUnknown, DatabaseUnavailable, ExecutionError
 from flowstone_celery.states import BarrierStatus
 from flowstone_celery.telemetry import emit
@@ -78,12 +79,7 @@ class Desk:
         self._ended: list[Ended] = []
         self._rest: list[int] = []
         self._lock = threading.Lock()
-        self._about = {
-            "barrier_id": barrier.id,
-            "run_id": str(barrier.run_id),
-            "asset": barrier.name,
-            "partition": barrier.partition,
-        }
+        self._about = about_barrier(barrier)
 
     @property
     def is_of_use(self) -> bool:
@@ -242,7 +238,7 @@ class Desk:
                 duration_ms=seconds * 1000,
             )
         if part.closed:
-            tell_closed(self._place.database, self._about, part.status)
+            tell_closed(self._place.database, self._barrier.id)
 
     def _tell_failed(self, ended: Ended, key: bytes) -> None:
         emit(
@@ -254,21 +250,3 @@ class Desk:
             error=str((ended.error or {}).get("message") or ""),
             retried=ended.status == "retry",
         )
-
-
-def tell_closed(database: Database, about: dict[str, Any], status: str) -> None:
-    """One event for how a barrier has ended, and one if its step is ready to gather."""
-    try:
-        found = barriers.progress(database, about["barrier_id"])
-    except DatabaseUnavailable:
-        return
-    if found is None:
-        return
-    counts = {"completed": found.succeeded, "failed": found.failed}
-    if status == BarrierStatus.FAILED:
-        emit("flowstone.scatter.failed", **about, **counts)
-    elif status == BarrierStatus.CANCELLED:
-        emit("flowstone.scatter.cancel", **about)
-    else:
-        emit("flowstone.scatter.complete", **about, **counts)
-        emit("flowstone.scatter.gather_ready", **about)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from flowstone_celery.core import barriers
+from flowstone_celery.errors import DatabaseUnavailable
+from flowstone_celery.states import BarrierStatus
 from flowstone_celery.telemetry import emit
 
 if TYPE_CHECKING:
+    from flowstone_celery.core.barrier_model import Barrier
     from flowstone_celery.core.model import Claim
     from flowstone_celery.core.steps import Moved
-    from flowstone_celery.db.database import Row
+    from flowstone_celery.db.database import Database, Row
     from flowstone_celery.errors import FlowStoneError
 
 
@@ -65,3 +70,49 @@ def tell_released(row: Row, reason: str) -> None:
         attempt=row["attempt"],
         reason=reason,
     )
+
+
+def about_barrier(barrier: Barrier) -> dict[str, Any]:
+    """The fields by which every event names its scatter."""
+    return {
+        "barrier_id": barrier.id,
+        "run_id": str(barrier.run_id),
+        "asset": barrier.name,
+        "partition": barrier.partition,
+    }
+
+
+def tell_scattered(database: Database, claim: Claim) -> None:
+    """One event for a scatter that has begun; those of its end, too, if it had nothing to do."""
+    with suppress(DatabaseUnavailable):
+        found = barriers.of_step(database, claim.id)
+        if found is None:
+            return
+        emit(
+            "flowstone.scatter.start",
+            **about_barrier(found),
+            count=found.total,
+            collapsed=found.collapsed,
+            round=found.round,
+        )
+        if found.status != BarrierStatus.OPEN and not found.total:
+            tell_closed(database, found.id)
+
+
+def tell_closed(database: Database, barrier_id: int) -> None:
+    """One event for how a barrier has ended, and one if its step is ready to gather."""
+    with suppress(DatabaseUnavailable):
+        found, counted = barriers.barrier(database, barrier_id), barriers.progress(database, barrier_id)
+        if found is None or counted is None:
+            return
+        counts = {"completed": counted.succeeded, "failed": counted.failed}
+        match found.status:
+            case BarrierStatus.OPEN:
+                pass
+            case BarrierStatus.FAILED:
+                emit("flowstone.scatter.failed", **about_barrier(found), **counts)
+            case BarrierStatus.CANCELLED:
+                emit("flowstone.scatter.cancel", **about_barrier(found))
+            case _:
+                emit("flowstone.scatter.complete", **about_barrier(found), **counts)
+                emit("flowstone.scatter.gather_ready", **about_barrier(found))

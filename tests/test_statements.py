@@ -29,7 +29,7 @@ PAGES = {**{name: each.text for name, each in STATEMENTS.items()}, **MIGRATIONS}
 
 
 def test_the_pages_are_found() -> None:
-    assert {"core.claim", "record.settle", "core.remaining_of_runs"} <= STATEMENTS.keys()
+    assert {"core.claim", "record.settle_value", "core.remaining_of_runs"} <= STATEMENTS.keys()
     assert "0001_core.sql" in MIGRATIONS
 
 
@@ -61,7 +61,9 @@ def _page_of(name: str) -> str:
     room, _, short = name.partition(".")
     files = [path for path in PACKAGE.rglob("*.sql") if path.parent.name == room]
     found = [
-        path.name for path in files if re.search(rf"^-- name: {short}\b", path.read_text(), re.MULTILINE)
+        path.name
+        for path in files
+        if re.search(rf"^-- (name|function): {short}\b", path.read_text(), re.MULTILINE)
     ]
     assert len(found) == 1, f"{name} stands on {found}"
     return found[0]
@@ -171,9 +173,39 @@ def test_a_name_that_occurs_twice_and_a_fragment_that_is_missing_are_refused() -
 
 
 def test_another_schema_is_quoted_and_reaches_every_table() -> None:
-    text = SQL["claim"].sql("team_a")
+    text = SQL["retry"].sql("team_a")
     assert "flowstone." not in text
     assert '"team_a".steps' in text
+    assert SQL["claim"].sql("team_a").startswith('SELECT * FROM "team_a".claim(')
+
+
+def test_a_function_is_called_like_a_statement_of_its_name() -> None:
+    page = (
+        "-- fragment: mine\nid = %(step)s\n\n-- function: finish (step: a -> b)\n-- takes: step bigint, by text\n-- takes: at float8\n"
+        "-- answers: id bigint\n-- why\nBEGIN\n    -- how\n    UPDATE flowstone.t SET who = %(by)s WHERE\n    -- use: mine\n    ;\nEND\n"
+    )
+    found = parse("room", page)["finish"]
+    assert found.text == "SELECT * FROM flowstone.finish(%(step)s::bigint, %(by)s::text, %(at)s::float8)"
+    assert found.arrows == {("step", "a", "b")}
+    head, _, body = found.definition.partition("$$")
+    assert (
+        head.split("(", 1)[1]
+        == "_step bigint, _by text, _at float8) RETURNS TABLE (id bigint) LANGUAGE plpgsql ROWS 1 AS "
+    )
+    assert body.split() == (
+        "#variable_conflict use_column BEGIN UPDATE flowstone.t SET who = _by WHERE id = _step ; END $$".split()
+    )
+
+
+@pytest.mark.parametrize("name", sorted(name for name, each in STATEMENTS.items() if each.definition))
+def test_the_function_in_the_database_is_the_one_on_the_page(lab: Lab, name: str) -> None:
+    """No change of a page without a revision that makes it."""
+    body = STATEMENTS[name].definition.partition("$$")[2].removesuffix("$$")
+    kept = lab.scalar(
+        "SELECT prosrc FROM pg_proc WHERE proname = %(name)s AND pronamespace = 'flowstone'::regnamespace",
+        name=name.partition(".")[2],
+    )
+    assert kept.replace('"flowstone".', "flowstone.") == body
 
 
 # --- plans ------------------------------------------------------------------------------------------------------------------------
@@ -233,8 +265,8 @@ _HERE: dict[str, Any] = {
     "high": "01afffff-ffff-ffff-ffff-ffffffffffff", "runs": ["00000000-0000-0000-0000-000000000001"],
 }  # fmt: skip
 HOT = (
-    "agenda", "claim", "claim_next", "claim_promised", "promise", "promise_again", "release_lost", "release_dead", "at_limit", "capacity",
-    "workers_of_place", "watch", "cancelling", "cancel", "cancel_steps", "succeed", "end_without_value", "retry", "give_back",
+    "agenda", "promise", "promise_again", "release_lost", "release_dead", "at_limit", "capacity",
+    "workers_of_place", "watch", "cancelling", "cancel", "cancel_steps", "end_without_value", "retry", "give_back",
     "next_due_of_run", "progress", "events", "by_key", "settled_under", "unpark_due", "unpark_awaiting", "free_awaiting", "expire",
     "reopen", "pause", "resume", "park_paused", "unpark_run", "admit", "lanes_with_room", "unadmitted_parts", "half_paused",
     "by_prefix", "neighbors", "anyone_aside", "backfill_progress", "backfill_runs", "lane_pause", "lane_resume",
@@ -275,9 +307,7 @@ def test_hot_statements_read_no_large_table_from_end_to_end(crowded: Lab, name: 
     ("name", "indexes"),
     [
         ("agenda", {"steps_due", "runs_cancelling", "steps_running"}),
-        ("claim_next", {"steps_unsent"}),
         ("promise", {"steps_unsent", "steps_promised"}),
-        ("claim_promised", {"steps_promised"}),
         ("release_lost", {"steps_running"}),
         ("release_dead", {"steps_running"}),
         ("watch", {"steps_running"}),
@@ -303,7 +333,7 @@ def test_sweeps_hold_to_their_partial_indexes(crowded: Lab, name: str, indexes: 
     assert indexes <= used
 
 
-@pytest.mark.parametrize("name", ["agenda", "claim_next", "promise", "claim_promised"])
+@pytest.mark.parametrize("name", ["agenda", "promise"])
 def test_sweeps_touch_few_pages_however_many_rows_are_ready(crowded: Lab, name: str) -> None:
     with crowded.database.connection() as connection:
         text = psycopg.ClientCursor(connection).mogrify(SQL[name].sql(SCHEMA), _HERE)
@@ -315,6 +345,44 @@ def test_sweeps_touch_few_pages_however_many_rows_are_ready(crowded: Lab, name: 
     assert row is not None
     plan = row[0][0]["Plan"]
     assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 500
+
+
+_READS = """
+SELECT (SELECT coalesce(sum(seq_scan), 0) FROM pg_stat_xact_user_tables WHERE schemaname = 'flowstone')::int AS tables,
+       (SELECT coalesce(sum(pg_stat_get_xact_tuples_returned(indexrelid)), 0) FROM pg_stat_user_indexes WHERE schemaname = 'flowstone')::int AS entries
+"""
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("claim", {"queue": None}),
+        ("claim", {"step": None}),
+        ("claim", {"step": None, "queue": "no such queue"}),
+        ("succeed", {}),
+    ],
+)
+def test_a_function_reads_no_table_from_end_to_end_and_few_entries_of_indexes(
+    crowded: Lab, name: str, given: dict[str, Any], mode: str
+) -> None:
+    """Counted by the server, in the transaction: a plan inside of a function cannot be explained."""
+    step = crowded.sql(
+        "SELECT id, worker_id AS worker, fence FROM flowstone.steps WHERE status = %(status)s ORDER BY id LIMIT 1",
+        status="running" if name == "succeed" else "ready",
+    )[0]
+    asked = {"step": step["id"], "worker": step["worker"] or 40, "fence": step["fence"], **given}
+    with crowded.database.connection() as connection:
+        connection.execute(f"SET LOCAL plan_cache_mode = {mode}", prepare=False)
+        before = connection.execute(_READS, prepare=False).fetchone()
+        rows = connection.execute(SQL[name].sql(SCHEMA), {**_HERE, **asked}, prepare=False).fetchall()
+        after = connection.execute(_READS, prepare=False).fetchone()
+        connection.rollback()
+    assert before is not None
+    assert after is not None
+    assert bool(rows) == (given.get("queue") != "no such queue"), "it does something here"
+    assert after[0] == before[0]
+    assert after[1] - before[1] < 500
 
 
 def test_the_page_of_the_schema_knows_its_version(crowded: Lab) -> None:

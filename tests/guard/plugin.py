@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import pytest
 
 _failures: dict[str, list[str]] = {}
+_functions: dict[str, str] = {}
+"""What makes the broken functions, by name."""
 
 
 def _prepare() -> None:
@@ -33,6 +36,7 @@ def _prepare() -> None:
     template = os.environ.get("SEEDED_TEMPLATE")
     if template and (fault is None or not fault.in_schema):
         _clone(template)
+    _break_functions()
 
 
 def _put_in(fault: Seeded) -> None:
@@ -55,10 +59,20 @@ def _put_in(fault: Seeded) -> None:
 def _break(found: dict[str, Any], change: InSql) -> None:
     for name in change.statements:
         if name in found:
-            assert change.old in found[name].text, (
-                f"{name} does not read {change.old!r} any more: mend the table"
+            part = "definition" if found[name].definition else "text"
+            old, new = (
+                _in_function(each) if part == "definition" else each for each in (change.old, change.new)
             )
-            found[name] = replace(found[name], text=found[name].text.replace(change.old, change.new))
+            reads = getattr(found[name], part)
+            assert old in reads, f"{name} does not read {old!r} any more: mend the table"
+            found[name] = replace(found[name], **{part: reads.replace(old, new)})
+            if part == "definition":
+                _functions[name] = found[name].definition
+
+
+def _in_function(text: str) -> str:
+    """As it reads in the body of a function, where parameters are variables."""
+    return re.sub(r"%\((\w+)\)s", r"_\1", text).replace("%%", "%")
 
 
 def _clone(given: str) -> None:
@@ -67,6 +81,24 @@ def _clone(given: str) -> None:
 
     def make(url: str, name: str) -> None:
         databases._admin(url, f'CREATE DATABASE "{name}" TEMPLATE "{given}"')
+
+    databases._make_template = make
+
+
+def _break_functions() -> None:
+    """Functions are broken where they are: in the template that this session's databases are clones of."""
+    from flowstone_celery.testing import databases
+
+    real = databases._make_template
+
+    def make(url: str, name: str) -> None:
+        from importlib import import_module
+
+        for room in ("core.statements", "record.values"):
+            import_module(f"flowstone_celery.{room}")
+        real(url, name)
+        for definition in _functions.values():
+            databases._admin(databases._renamed(url, name), definition)
 
     databases._make_template = make
 

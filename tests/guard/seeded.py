@@ -43,7 +43,7 @@ class Seeded:
 FENCE = " AND fence = %(fence)s"
 WORKER = " AND worker_id IS NOT DISTINCT FROM %(worker)s"
 HELD = f"id = %(step)s AND status = 'running'{WORKER}{FENCE}"
-CLAIMS = ("claim", "claim_next", "claim_promised")
+CLAIMS = ("claim",)
 SETTLEMENTS = ("succeed", "end_without_value", "retry", "give_back")
 _OPEN = "status NOT IN ('succeeded', 'failed', 'skipped', 'cancelled')"
 _COUNTED = f"(SELECT count(*) FROM flowstone.steps o WHERE o.run_id = r.id AND o.{_OPEN})"
@@ -71,13 +71,13 @@ def _at_once(real: Any) -> Any:
 
 
 def _on_its_own_connection(real: Any) -> Any:
-    def settle(tx: Any, value: Any, *, prepared: int | None = None) -> Any:
+    def settle(tx: Any, value: Any) -> Any:
         import psycopg
 
         from flowstone_celery.db.database import Tx
 
         with psycopg.connect(tx._connection.info.dsn, autocommit=True) as own:
-            return real(Tx(own, tx._schema), value, prepared=prepared)
+            return real(Tx(own, tx._schema), value)
 
     return settle
 
@@ -249,17 +249,16 @@ FAULTS = (
     Seeded(
         "a value is settled outside of the transaction",
         [f"{STEPS}::test_the_zombie_of_a_lost_claim_writes_nothing[in the row]"],
-        code=_call("flowstone_celery.record.values:settle", _on_its_own_connection),
+        code=_call("flowstone_celery.record.values:settle_later", _on_its_own_connection),
     ),
     Seeded(
         "a value leaves no lineage",
         [f"{VALUES}::test_lineage_names_exact_versions_level_by_level"],
         sql=[
-            InSql(["settle"], "FROM made m CROSS JOIN unnest(", "FROM made m JOIN unnest(", RECORD),
             InSql(
-                ["settle"],
+                ["settle_value"],
                 "AS u(asset, partition, value_id)",
-                "AS u(asset, partition, value_id) ON false",
+                "AS u(asset, partition, value_id) WHERE false",
                 RECORD,
             ),
         ],
@@ -319,8 +318,8 @@ FAULTS = (
         sql=[
             InSql(
                 ["succeed"],
-                "'step.succeeded', attempt, fence, %(worker)s FROM moved",
-                "'step.succeeded', attempt, fence, %(worker)s FROM moved WHERE false",
+                "VALUES (m.run_id, m.id, m.round, 'step.succeeded', m.attempt, m.fence, %(worker)s)",
+                "SELECT m.run_id, m.id, m.round, 'step.succeeded', m.attempt, m.fence, %(worker)s WHERE false",
             )
         ],
         long=True,

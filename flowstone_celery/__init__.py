@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from flowstone_celery.assets.context import Context
     from flowstone_celery.assets.cron import Cron
     from flowstone_celery.assets.declared import Asset, Pipeline
+    from flowstone_celery.assets.gathered import Gathered
     from flowstone_celery.assets.handle import Run
     from flowstone_celery.assets.lists import Dynamic, Static
     from flowstone_celery.assets.mappings import All, Dimension, Dimensions, Explicit, Previous, Same, Window
     from flowstone_celery.assets.moments import Hourly
     from flowstone_celery.assets.multi import Multi
+    from flowstone_celery.assets.readers import FileReader, Reader, SqlReader
+    from flowstone_celery.assets.scatter import Batch, Scatter
     from flowstone_celery.assets.windows import Daily, Monthly, Weekly
     from flowstone_celery.config import Settings
     from flowstone_celery.errors import FlowStoneError
@@ -53,6 +56,13 @@ _DOORS = {
     "Static": "assets.lists",
     "Weekly": "assets.windows",
     "Window": "assets.mappings",
+    # scatter and gather
+    "Batch": "assets.scatter",
+    "FileReader": "assets.readers",
+    "Gathered": "assets.gathered",
+    "Reader": "assets.readers",
+    "Scatter": "assets.scatter",
+    "SqlReader": "assets.readers",
     # what user code answers
     "Cancel": "outcomes",
     "Fail": "outcomes",
@@ -87,6 +97,12 @@ __all__ = [  # noqa: RUF022 - grouped as above
     "Static",
     "Weekly",
     "Window",
+    "Batch",
+    "FileReader",
+    "Gathered",
+    "Reader",
+    "Scatter",
+    "SqlReader",
     "Cancel",
     "Fail",
     "Retry",

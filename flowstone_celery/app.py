@@ -20,7 +20,8 @@ from flowstone_celery.assets.parted import Parted
 from flowstone_celery.assets.resource import ResourceSpec, declare_resource
 from flowstone_celery.assets.resources import Resources
 from flowstone_celery.assets.slices import Slice, as_slice, not_ready
-from flowstone_celery.errors import InvalidOption, did_you_mean
+from flowstone_celery.core.barrier_model import item_task
+from flowstone_celery.errors import InvalidOption, WrongState, did_you_mean
 from flowstone_celery.parts import Parts
 
 if TYPE_CHECKING:
@@ -121,7 +122,15 @@ class FlowStone(Parted, Judging, Backfilling):
             from flowstone_celery.worker.attach import register_step_task
 
             # Without its queue: Celery deprecates that attribute of tasks, and our wake-ups name the queue themselves.
-            register_step_task(self.app, declared.name, doc=declared.spec.description or None)
+            doc = declared.spec.description or None
+            register_step_task(self.app, declared.name, doc=doc)
+            if declared.spec.scatter is not None:
+                register_step_task(self.app, item_task(declared.name), doc=doc)
+
+    def redeclare(self, was: AssetSpec, spec: AssetSpec) -> None:
+        """The asset, if it is one of this house, is declared so from now on: its `keys` or `gather` were added."""
+        if spec.qualified in self.catalog.names and self.catalog.fetch(spec.qualified) is was:
+            self.catalog.replace(spec)
 
     @overload
     def resource(self, made: T, /, **options: Any) -> T: ...
@@ -350,7 +359,7 @@ class FlowStone(Parted, Judging, Backfilling):
 
     def knows(self) -> tuple[str, ...]:
         """The names of the tasks that this process can run."""
-        return self.catalog.names
+        return self.catalog.tasks
 
     def executor_for(self, worker: WorkerProcess, interrupts: Interrupts) -> Executor:
         """An executor for this worker process, with the handlers of this house."""
@@ -362,6 +371,11 @@ class FlowStone(Parted, Judging, Backfilling):
 
     def start(self, task_name: str, kwargs: Mapping[str, Any], key: str) -> None:
         """A plain Celery message asked for an asset by its task name: start a run for it, once for each key."""
+        if task_name not in self.catalog.names and task_name in self.catalog.tasks:
+            raise WrongState(
+                f"{task_name!r} does the items of a scatter, and starts nothing by itself",
+                hint="send the asset's own task: it scatters, and its items follow",
+            )
         spec = self.catalog.fetch(task_name)
         Asset(spec.fn, spec, lambda: self).apply_async(kwargs=kwargs, task_id=key)
 

@@ -39,6 +39,7 @@ POINTS: Final[dict[str, str]] = {
     "claim.after_commit": "The step is running under this worker: its lease ends and it is started again.",
     "user.start": "The next instruction is the user's: the step is started again.",
     "user.end": "User code has answered, nothing is stored: the answer is lost, the step is started again.",
+    "scatter.page_added": "A page of keys is committed with the reader's checkpoint: the next attempt reads on from there.",
     "settle.value_written": "A large value is stored out of sight, the step is not settled: the value is discarded.",
     "settle.before_commit": "Value, state, history and lineage are written, not committed: none of them exists.",
     "settle.after_commit": "The step is settled, its message is not acknowledged: the redelivery finds no work.",

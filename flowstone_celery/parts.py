@@ -93,11 +93,13 @@ class Parts:
     @cached_property
     def shelf(self) -> Shelf:
         """The IO managers by name."""
+        from flowstone_celery.assets.gathered import GatheredIO
         from flowstone_celery.io.database import DatabaseIO
         from flowstone_celery.io.manager import Shelf
         from flowstone_celery.io.memory import MemoryIO
 
-        return Shelf(DatabaseIO(self.settings.max_value_bytes), MemoryIO(), *self._extra_io)
+        gathered = GatheredIO(lambda: self.database)
+        return Shelf(DatabaseIO(self.settings.max_value_bytes), MemoryIO(), gathered, *self._extra_io)
 
     @cached_property
     def reader(self) -> AssetReader:
@@ -110,8 +112,18 @@ class Parts:
     def handlers(self) -> Mapping[str, Handler]:
         """What does the work of each kind of step."""
         from flowstone_celery.assets.handler import KIND, AssetHandler
+        from flowstone_celery.assets.scattering import Outside
 
-        return {KIND: AssetHandler(self._catalog, self.shelf, self.database, self.settings, self.resources)}
+        outside = Outside(lambda: self.carrier, self._queue_of)
+        parts = (self._catalog, self.shelf, self.database, self.settings, self.resources)
+        return {KIND: AssetHandler(*parts, outside)}
+
+    def _queue_of(self, task: str, queue: str | None) -> str | None:
+        if self._app is None:
+            return queue
+        from flowstone_celery.worker.attach import queue_of
+
+        return queue_of(self._app, task, queue)
 
     @cached_property
     def carrier(self) -> Carrier:

@@ -243,6 +243,10 @@ scatter.cancel             INFO    -                        BARRIER | reason
     Items still open are not done: the scatter was cancelled.
 scatter.gather_ready       DEBUG   -                        BARRIER
     The step that scattered is ready to gather.
+reader.open                DEBUG   -                        ASSET | restored
+    A reader of the items of a scatter was opened; restored: it goes on from a checkpoint.
+reader.read                DEBUG   -                        ASSET duration_ms count
+    A reader has told so many elements.
 wakeup.sent                DEBUG   wakeup_sent/queue        queue count | step_ids
     Wake-ups have left for a queue.
 wakeup.failed              WARNING -                        queue count error

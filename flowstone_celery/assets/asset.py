@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flowstone_celery.assets.dependencies import Dependency, all_needs, at_home, short_of
 from flowstone_celery.assets.fingerprint import code_digest, place, underlying
 from flowstone_celery.assets.options import DOTTED, SLUG, Maker, at, read_options
+from flowstone_celery.assets.scatter_spec import Part, ScatterSpec, begun, item_parameters
 from flowstone_celery.core.retry_policy import RetryPolicy
 from flowstone_celery.errors import DeclarationError, InvalidOption
 
@@ -57,6 +58,8 @@ class AssetSpec:
     """The parameters that take one of them, by its name."""
     partitions: Definition | None = None
     """Which partitions it has; None: any key will do."""
+    scatter: ScatterSpec | None = None
+    """How it spreads into items; None: it makes its value in one call."""
     is_async: bool = False
     place: str = ""
     """Where the function stands: `folder/file.py:14`."""
@@ -83,8 +86,9 @@ class AssetSpec:
 
     @property
     def code_digest(self) -> str:
-        """The SHA-256 of the function's code."""
-        return code_digest(self.fn)
+        """The SHA-256 of the function's code; of a scatter, of all its functions."""
+        own = code_digest(self.fn)
+        return own if self.scatter is None else self.scatter.code_digest(own)
 
 
 def declare(fn: Callable[..., Any], *, namespace: str, **options: Any) -> AssetSpec:
@@ -97,7 +101,7 @@ def declare(fn: Callable[..., Any], *, namespace: str, **options: Any) -> AssetS
         **options: `name`, `deps`, `optional_deps`, `description`, `tags`, `metadata`, `owner`, `queue`, `priority`, `retries`,
             `backoff` (fixed, linear, exponential), `retry_delay` and `retry_cap` and `timeout` (seconds or timedelta), `jitter`
             (0 to 1), `code_version`, `io`, `requires` (names of resources), `partitions` (a definition), `mappings` (of
-            dependencies' partitions, by name). None counts as not given.
+            dependencies' partitions, by name), `scatter` (a `Scatter`). None counts as not given.
 
     Raises:
         UnknownOption: an option does not exist.
@@ -110,12 +114,18 @@ def declare(fn: Callable[..., Any], *, namespace: str, **options: Any) -> AssetS
     read = read_options(f"asset {options.get('name') or _own_name(fn)!r}", where, options)
     name = read.pop("name", None) or _named(fn, where)
     subject = Subject(name, _checked_namespace(namespace, where), where)
-    parameters = _parameters(fn, subject)
-    context = _context(parameters, subject)
+    parameters = parameters_of(fn, subject)
+    context = context_of(parameters, subject)
     listed, optional = (at_home(read.pop(option, ()), subject) for option in ("deps", "optional_deps"))
-    resources = _resources(parameters, context, listed, read.get("requires", ()), subject)
-    others = [each for each in parameters if each.name not in resources]
+    resources = resources_of(parameters, context, listed, read.get("requires", ()), subject)
+    scatter = read.pop("scatter", None)
+    item = None if scatter is None else item_parameters(parameters, scatter, subject)
+    others = [each for each in parameters if each.name not in (*resources, item)]
     dependencies = all_needs(others, context, listed, optional, read.pop("mappings", {}), subject)
+    if scatter is not None:
+        takes = frozenset(each.parameter for each in dependencies if each.parameter)
+        part = Part(fn, takes, context, resources, item)
+        read["scatter"], dependencies = begun(scatter, part, dependencies, subject, read.get("requires", ()))
     return AssetSpec(
         name=name,
         namespace=namespace,
@@ -125,7 +135,7 @@ def declare(fn: Callable[..., Any], *, namespace: str, **options: Any) -> AssetS
         resource_parameters=resources,
         description=read.pop("description", None) or _first_line(fn),
         retry=_retry(read, subject),
-        is_async=_is_async(fn),
+        is_async=is_async(fn),
         place=where,
         **read,
     )
@@ -174,7 +184,8 @@ def _is_generator(fn: Any) -> bool:
     )
 
 
-def _is_async(fn: Any) -> bool:
+def is_async(fn: Any) -> bool:
+    """Whether calling it answers a coroutine."""
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004 - asks what the call is, not whether there is one
 
 
@@ -208,7 +219,8 @@ def _first_line(fn: Any) -> str:
 # --- its parameters -------------------------------------------------------------------------------------------------------------
 
 
-def _parameters(fn: Any, subject: Subject) -> list[inspect.Parameter]:
+def parameters_of(fn: Any, subject: Subject) -> list[inspect.Parameter]:
+    """The parameters of a function, each of which can name an asset."""
     try:
         parameters = list(inspect.signature(fn).parameters.values())
     except (ValueError, TypeError):
@@ -242,7 +254,8 @@ def _check_parameter(parameter: inspect.Parameter, position: int, subject: Subje
     raise subject.wrong(DeclarationError, what, hint, parameter=name)
 
 
-def _context(parameters: Sequence[inspect.Parameter], subject: Subject) -> str | None:
+def context_of(parameters: Sequence[inspect.Parameter], subject: Subject) -> str | None:
+    """The parameter that takes the context."""
     found = [each.name for each in parameters if _takes_context(each)]
     if len(found) > 1:
         raise subject.wrong(
@@ -262,7 +275,7 @@ def _takes_context(parameter: inspect.Parameter) -> bool:
     return written.strip("'\" ").rpartition(".")[2] == _CONTEXT_TYPE
 
 
-def _resources(
+def resources_of(
     parameters: Sequence[inspect.Parameter],
     context: str | None,
     listed: Sequence[str],

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from flowstone_celery.assets.graph import AssetGraph
 from flowstone_celery.assets.options import at
 from flowstone_celery.assets.resource_book import ResourceBook
+from flowstone_celery.assets.scatter_spec import check_complete
 from flowstone_celery.assets.slices import Link
+from flowstone_celery.core.barrier_model import item_task
 from flowstone_celery.errors import DuplicateAsset, UnknownAsset, did_you_mean
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ class Catalog:
         self._graph: AssetGraph | None = None
         self._links: dict[str, tuple[Link, ...]] = {}
         self._awaiting: tuple[str, ...] | None = None
+        self._tasks: tuple[str, ...] | None = None
 
     def add(self, spec: AssetSpec) -> AssetSpec:
         """The declaration, from now on found by its names. Its dependencies may be declared later.
@@ -45,10 +48,14 @@ class Catalog:
             )
         self._specs[spec.qualified] = spec
         self._by_short.setdefault(spec.name, []).append(spec.qualified)
-        self._graph = None
-        self._awaiting = None
-        self._links = {}
+        self._graph, self._awaiting, self._tasks, self._links = None, None, None, {}
         return spec
+
+    def replace(self, spec: AssetSpec) -> None:
+        """The declaration stands for the one of its name; nothing, if there is none of that name here."""
+        if spec.qualified in self._specs:
+            self._specs[spec.qualified] = spec
+            self._graph, self._awaiting, self._tasks, self._links = None, None, None, {}
 
     def fetch(self, name: str) -> AssetSpec:
         """The asset of this qualified name, or the only one of this short name.
@@ -86,10 +93,24 @@ class Catalog:
 
     @property
     def awaiting(self) -> tuple[str, ...]:
-        """The qualified names of those whose function is `async def`; told once until the next is declared."""
+        """The qualified names of those whose steps call an `async def`; told once until the next is declared.
+
+        Not those that scatter: their items await, they themselves do not.
+        """
         found = self._awaiting
         if found is None:
-            found = self._awaiting = tuple(name for name, each in self._specs.items() if each.is_async)
+            found = self._awaiting = tuple(
+                name for name, each in self._specs.items() if each.is_async and each.scatter is None
+            )
+        return found
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The Celery tasks of all assets: their names, and for those that scatter the task of their items."""
+        found = self._tasks
+        if found is None:
+            items = [item_task(name) for name, each in self._specs.items() if each.scatter is not None]
+            found = self._tasks = (*self._specs, *items)
         return found
 
     @property
@@ -115,10 +136,12 @@ class Catalog:
         Raises:
             UnknownDependency: an asset needs one that is not declared.
             InvalidMapping: the partitions of the two do not fit together.
+            DeclarationError: it scatters, and nothing tells its items.
         """
         found = self._links.get(name)
         if found is None:
             spec = self.fetch(name)
+            check_complete(spec)
             found = self._links[name] = tuple(
                 Link.of(spec, each, self._specs[self.resolve(spec, each.name)]) for each in spec.dependencies
             )

@@ -11,6 +11,7 @@ from uuid import UUID
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from flowstone_celery.assets.batching import Batched
     from flowstone_celery.assets.definitions import Span
     from flowstone_celery.assets.partition import PartitionKey
 
@@ -39,6 +40,12 @@ class Context:
     """The time that the partition stands for, `start` up to and without `end`, in the definition's zone; None for other keys."""
     partitions: Mapping[str, PartitionKey] = field(default_factory=dict)
     """The parts of a key of several dimensions, by the names of the dimensions."""
+    key: Any = None
+    """In an item of a scatter: the element that it is about (the list of them, where a function takes whole batches)."""
+    index: int | None = None
+    """In an item of a scatter: its place among all items, from 0."""
+    batch: Batched | None = None
+    """In an item that is a batch: its place, its elements, its group, and `batch_input`."""
     resources: Mapping[str, Any] = field(default_factory=dict)
     """The values of exactly those resources that the asset requires, by name."""
     ask: Callable[[], None] = lambda: None

@@ -13,6 +13,7 @@ from flowstone_celery.assets.asset import AssetSpec, declare
 from flowstone_celery.assets.options import DOTTED, at
 from flowstone_celery.assets.resource import ResourceSpec, declare_resource
 from flowstone_celery.assets.resource_book import twice
+from flowstone_celery.assets.scatter_spec import with_gather, with_keys
 from flowstone_celery.errors import (
     DeclarationError,
     DuplicateAsset,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+P2 = ParamSpec("P2")
+R2 = TypeVar("R2")
 
 _RUN_OPTIONS = ("queue", "priority", "metadata", "deadline", "lane", "lane_width", "connection")
 _CALL_OPTIONS = (*_RUN_OPTIONS, "countdown", "eta", "task_id")
@@ -45,6 +48,9 @@ class House(Protocol):
 
     def add_resource(self, spec: ResourceSpec) -> None:
         """Take the resource in."""
+
+    def redeclare(self, was: AssetSpec, spec: AssetSpec) -> None:
+        """The asset, if it is one of this house, is declared so from now on."""
 
 
 _houses: weakref.WeakSet[House] = weakref.WeakSet()
@@ -95,6 +101,29 @@ class Asset(Generic[P, R]):
     def partitions(self) -> Definition | None:
         """Which partitions it has, to declare others with the same; None: any key will do."""
         return self.spec.partitions
+
+    def keys(self, fn: Callable[P2, R2]) -> Callable[P2, R2]:
+        """This function names the items of the scatter: it takes dependencies, and answers a list, an iterable, or a reader.
+
+        Raises:
+            DeclarationError: the asset has no scatter, or is told its items otherwise.
+        """
+        self._redeclare(with_keys(self.spec, fn))
+        return fn
+
+    def gather(self, fn: Callable[P2, R2]) -> Callable[P2, R2]:
+        """This function folds the results of the items: it takes a `Gathered`, and dependencies; what it returns is the value.
+
+        Raises:
+            DeclarationError: the asset has no scatter, or is folded already.
+        """
+        self._redeclare(with_gather(self.spec, fn))
+        return fn
+
+    def _redeclare(self, spec: AssetSpec) -> None:
+        was, self.spec = self.spec, spec
+        for house in houses():
+            house.redeclare(was, spec)
 
     def delay(self, partition: PartitionKey = None, *, connection: Any = None) -> Run:
         """Start a durable run that makes this asset, and first whatever it needs and is missing. `connection` as of `FlowStone.run`."""

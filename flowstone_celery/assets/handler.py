@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from flowstone_celery import faults
 from flowstone_celery.assets import partition as partitions
@@ -17,6 +17,7 @@ from flowstone_celery.assets.making import making
 from flowstone_celery.assets.multi import Multi
 from flowstone_celery.assets.plain import plain_object
 from flowstone_celery.assets.recipe import recipe
+from flowstone_celery.assets.scattering import GATHER, Outside, Scattering
 from flowstone_celery.assets.slices import Slice
 from flowstone_celery.core.model import Answer, Awaited, Call, Claim, Done
 from flowstone_celery.errors import InvalidValue
@@ -27,13 +28,16 @@ from flowstone_celery.record.values import AssetValue, NewValue, RecentValues, U
 from flowstone_celery.telemetry import emit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Coroutine, Iterator, Mapping
 
     from flowstone_celery.assets.asset import AssetSpec
     from flowstone_celery.assets.catalog import Catalog
+    from flowstone_celery.assets.item_calls import AssetItems
     from flowstone_celery.assets.recipe import Consumed
     from flowstone_celery.assets.resources import Resources
+    from flowstone_celery.assets.scatter_spec import Part
     from flowstone_celery.config import Settings
+    from flowstone_celery.core.barrier_model import Barrier
     from flowstone_celery.db.database import Database, Tx
     from flowstone_celery.io.manager import Shelf
 
@@ -46,15 +50,25 @@ class AssetHandler:
     """Makes one asset's value for one claim."""
 
     def __init__(
-        self, catalog: Catalog, shelf: Shelf, database: Database, settings: Settings, resources: Resources
+        self,
+        catalog: Catalog,
+        shelf: Shelf,
+        database: Database,
+        settings: Settings,
+        resources: Resources,
+        outside: Outside | None = None,
     ) -> None:
-        """Look assets up in the catalog, their managers on the shelf, and what they require among the resources."""
+        """Look assets up in the catalog, their managers on the shelf, and what they require among the resources.
+
+        `outside` is what scattering needs of the house; without it items are done on the queue of their step, and nobody is woken.
+        """
         self._catalog = catalog
         self._resources = resources
         self._shelf = shelf
         self._database = database
         self._settings = settings
         self._inputs = Inputs(catalog, shelf, database)
+        self._scattering = Scattering(self, self._inputs, database, settings, outside or Outside())
 
     def __call__(self, claim: Claim, call: Call) -> Answer:
         """Load, call, store; the value itself is settled by the executor's transaction."""
@@ -77,22 +91,47 @@ class AssetHandler:
         """Load; what is to be awaited, or the answer if nothing is."""
         return self._begin(claim, call)
 
+    def items(self, hand: Claim, barrier: Barrier, call: Call) -> AssetItems:
+        """What a hand calls for the items of an asset that scatters."""
+        return self._scattering.items(self._catalog.fetch(hand.name), hand, barrier, call)
+
     # --- load -----------------------------------------------------------------------------------------------------------------
 
     def _begin(self, claim: Claim, call: Call) -> _Making | Answer:
         begun = time.monotonic()
         spec = self._catalog.fetch(claim.name)
+        if claim.phase == GATHER:
+            fold: _Making = self._scattering.gather(spec, claim, call)
+            return fold
         inputs = call.patiently(lambda: self._inputs.find(claim))
         standing = call.patiently(lambda: self._standing(spec, claim, inputs))
         if standing is not None:
             return _shared(claim, standing)
-        arguments = call.patiently(lambda: self._inputs.arguments(inputs))
+        if spec.scatter is not None:
+            return self._scattering.scatter(spec, claim, call, inputs)
+        return self.making(spec, claim, call, inputs, begun=begun)
+
+    def making(
+        self,
+        spec: AssetSpec,
+        claim: Claim,
+        call: Call,
+        inputs: list[Taken],
+        part: Part | None = None,
+        *,
+        begun: float | None = None,
+        given: Mapping[str, object] | None = None,
+    ) -> _Making:
+        """The asset's function, or another one of its scatter, about to be called; `given` are arguments that are known."""
+        who, takes = (spec, None) if part is None else (part, part.takes)
+        arguments = call.patiently(lambda: self._inputs.arguments(inputs, takes))
         with ExitStack() as held:
             lent = held.enter_context(self._resources.lent(spec.requires, asset=claim.name, call=call))
-            arguments.update({name: lent[name] for name in spec.resource_parameters})
-            if spec.context_parameter:
-                arguments[spec.context_parameter] = self._context(claim, call, lent)
-            return _Making(self, spec, claim, call, inputs, arguments, begun, held.pop_all())
+            arguments.update({name: lent[name] for name in who.resource_parameters} | dict(given or {}))
+            if who.context_parameter:
+                arguments[who.context_parameter] = self._context(claim, call, lent)
+            since = time.monotonic() if begun is None else begun
+            return _Making(self, spec, who.fn, claim, call, inputs, arguments, since, held.pop_all())
 
     def answer(self, making_: _Making, answer: object) -> Answer:
         """What the step answers when its function has returned this: a value is stored first."""
@@ -200,6 +239,7 @@ class _Making:
 
     handler: AssetHandler
     spec: AssetSpec
+    fn: Callable[..., object]
     claim: Claim
     to_end: Call
     inputs: list[Taken]
@@ -211,7 +251,7 @@ class _Making:
         """What the function returns."""
         with self._told(), self.to_end.user_code():
             faults.point("user.start")
-            answer = self.spec.fn(**self.arguments)
+            answer = self.fn(**self.arguments)
         faults.point("user.end")
         return answer
 
@@ -219,7 +259,7 @@ class _Making:
         """What the coroutine function returns; interrupts are its loop's affair."""
         with self._told():
             faults.point("user.start")
-            answer: object = await self.spec.fn(**self.arguments)
+            answer = await cast("Coroutine[Any, Any, object]", self.fn(**self.arguments))
         faults.point("user.end")
         return answer
 

@@ -6,7 +6,7 @@ one on several arrives as a mapping that loads a value when it is read, so that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from flowstone_celery.record import values
 from flowstone_celery.record.values import AssetValue, RecentValues
 
 if TYPE_CHECKING:
+    from flowstone_celery.assets.asset import AssetSpec
     from flowstone_celery.assets.catalog import Catalog
     from flowstone_celery.assets.dependencies import Dependency
     from flowstone_celery.assets.partition import PartitionKey
@@ -74,13 +75,33 @@ class Inputs:
         recent = self.recent.find(ids)
         return {**recent, **values.by_ids(self._database, [each for each in ids if each not in recent])}
 
-    def arguments(self, taken: Sequence[Taken]) -> dict[str, object]:
-        """The arguments of the function, by parameter."""
+    def arguments(self, taken: Sequence[Taken], only: Collection[str] | None = None) -> dict[str, object]:
+        """The arguments of the function, by parameter; with `only`, of these parameters."""
         return {
-            each.dependency.parameter: self._argument(each)
+            each.dependency.parameter: self.argument(each)
             for each in taken
-            if each.dependency.parameter is not None
+            if each.dependency.parameter is not None and (only is None or each.dependency.parameter in only)
         }
+
+    def recorded(self, spec: AssetSpec, record: Mapping[str, Any]) -> list[Taken]:
+        """The versions that `record_of` wrote down, in the order of the declaration; a dependency that is new is taken as missing.
+
+        Raises:
+            CorruptRow: one of them is gone.
+        """
+        noted = [(each, record.get(each.name) or {}) for each in spec.dependencies]
+        single = [
+            version for _, note in noted if not note.get("many") for version in note.get("versions", ())
+        ]
+        many = [version for _, note in noted if note.get("many") for version in note.get("versions", ())]
+        found: dict[int, AssetValue | Head] = {**self.versions(single), **ledger.heads(self._database, many)}
+        for version in (*single, *many):
+            if version not in found:
+                raise _gone(version)
+        return [
+            Taken(each, [found[version] for version in note.get("versions", ())], bool(note.get("many")))
+            for each, note in noted
+        ]
 
     # --- which versions -----------------------------------------------------------------------------------------------------------
 
@@ -131,7 +152,8 @@ class Inputs:
 
     # --- their values -------------------------------------------------------------------------------------------------------------
 
-    def _argument(self, taken: Taken) -> object:
+    def argument(self, taken: Taken) -> object:
+        """What is passed of one dependency."""
         if taken.many:
             return Values(
                 {partitions.decode(each.partition): each.id for each in taken.versions}, self._load_id
@@ -141,9 +163,7 @@ class Inputs:
     def _load_id(self, version: int) -> object:
         found = self.versions([version]).get(version)
         if found is None:
-            raise CorruptRow(
-                f"version {version}, which a running step reads, is gone", hint="somebody deleted its row"
-            )
+            raise _gone(version)
         return self._load(found)
 
     def _load(self, value: AssetValue | Head) -> object:
@@ -154,6 +174,20 @@ class Inputs:
             loaded = self._shelf[value.io].load(slot, stored)
             told["bytes"] = value.size
         return loaded
+
+
+def record_of(taken: Sequence[Taken]) -> dict[str, Any]:
+    """Which versions were taken, as JSON: those who go on with the work take the same."""
+    return {
+        each.dependency.name: {"versions": [version.id for version in each.versions], "many": each.many}
+        for each in taken
+    }
+
+
+def _gone(version: int) -> CorruptRow:
+    return CorruptRow(
+        f"version {version}, which a running step reads, is gone", hint="somebody deleted its row"
+    )
 
 
 class Values(Mapping["PartitionKey", Any]):

@@ -48,6 +48,8 @@ class Option:
     is_: str
     example: str
     read: Callable[[Any], Any]
+    words: tuple[str, ...] = ()
+    """All that it may be, where that is a closed set: the nearest is suggested."""
 
 
 def read_options(
@@ -77,8 +79,7 @@ def _read(subject: str, place: str, name: str, option: Option, value: Any) -> An
             if isinstance(error, InvalidValue)
             else f"{name} is {option.is_}, not {_short(value)}"
         )
-        words = {"backoff": Backoff, "maker": Maker}.get(name)
-        near = did_you_mean(value, words) if words and isinstance(value, str) else ""
+        near = did_you_mean(value, option.words) if option.words and isinstance(value, str) else ""
         hint = near or f"Write for example {option.example}."
         raise InvalidOption(f"{subject}: {why}", hint=at(hint, place), option=name) from None
 
@@ -176,6 +177,14 @@ def _definition(value: Any) -> Definition:
     return found
 
 
+def _scatter(value: Any) -> Any:
+    from flowstone_celery.assets.scatter import Scatter
+
+    if not isinstance(value, Scatter):
+        raise ValueError  # noqa: TRY004 - readers speak through one error
+    return value
+
+
 def _mappings(value: Any) -> dict[str, PartitionMapping]:
     if not isinstance(value, Mapping) or not all(
         isinstance(each, PartitionMapping) for each in value.values()
@@ -203,12 +212,12 @@ OPTIONS: dict[str, Option] = {
     "retries": Option(
         "a whole number of attempts after the first, from 0 up", "retries=3", _whole(0, 1_000_000)
     ),
-    "backoff": Option(f"one of {', '.join(Backoff)}", 'backoff="linear"', Backoff),
+    "backoff": Option(f"one of {', '.join(Backoff)}", 'backoff="linear"', Backoff, tuple(Backoff)),
     "retry_delay": Option(_SECONDS, "retry_delay=1.5", seconds_of),
     "retry_cap": Option(_SECONDS, "retry_cap=600", seconds_of),
     "jitter": Option("a number from 0 to 1", "jitter=0.1", _share),
     "timeout": Option("a number of seconds above 0, or a timedelta", "timeout=60", _timeout),
-    "maker": Option(f"one of {', '.join(Maker)}", 'maker="queue"', Maker),
+    "maker": Option(f"one of {', '.join(Maker)}", 'maker="queue"', Maker, tuple(Maker)),
     "code_version": Option("text of at most 255 bytes without spaces around it", 'code_version="2"', _label),
     "partitions": Option(
         "a definition of partitions, or an asset that has one", 'partitions=Daily("2026-01-01")', _definition
@@ -218,6 +227,7 @@ OPTIONS: dict[str, Option] = {
     ),
     "io": Option("the name of an IO manager", 'io="database"', _label),
     "requires": Option("a list of names of resources", 'requires=["warehouse"]', name_list),
+    "scatter": Option("a Scatter(…)", 'scatter=Scatter(over="urls")', _scatter),
 }
 
 

@@ -263,6 +263,12 @@ class BackfillNotFound(FlowStoneError):
     code = "FS-2015"
 
 
+class ScatterFailed(FlowStoneError):
+    """More items of a scatter failed than may."""
+
+    code = "FS-2016"
+
+
 class NoWorker(FlowStoneError):
     """No worker listens on a queue that has work."""
 

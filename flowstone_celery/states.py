@@ -268,7 +268,7 @@ ITEM_CLAIM = Machine(
     "item_claim",
     tuple(ItemClaimStatus),
     frozenset(),
-    _arrows(birth="held", held="settled lost", settled="held", lost="held"),
+    _arrows(birth="held", held="settled lost", settled="held", lost="held settled"),
 )
 
 MACHINES: dict[str, Machine] = {

@@ -161,6 +161,8 @@ class Range:
     items: Sequence[ItemClaim]
     alone: bool = False
     """Each is settled before the next begins: one of them may have killed the process."""
+    width: int = 1
+    """So many of them may be at work at once: less than was asked for where `max_concurrent` leaves no more."""
 
 
 @dataclass(frozen=True, slots=True)

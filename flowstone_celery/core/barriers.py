@@ -7,26 +7,55 @@ release either comes before it (then the part is stale) or waits for it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
+
+from flowstone_celery.core.barrier_acts import accept, cancel, retry
+from flowstone_celery.core.barrier_close import (
+    Counts,
+    add_hands,
+    call_hands,
+    close_if_due,
+    policy_of,
+    step_goes_on,
+)
+from flowstone_celery.core.barrier_pages import bytes_array, pack
+from flowstone_celery.core.barrier_parts import claim_range, settle_part
+from flowstone_celery.core.barrier_reads import barrier, items, of_run, of_step, page_of, progress, results
+from flowstone_celery.core.model import json_text
+from flowstone_celery.core.statements import SQL
+from flowstone_celery.core.steps import Moved
+from flowstone_celery.states import BarrierStatus
 
 if TYPE_CHECKING:
-    from flowstone_celery.core.barrier_model import (
-        Barrier,
-        Ended,
-        Item,
-        Key,
-        NewBarrier,
-        Part,
-        Progress,
-        Range,
-        Scattered,
-    )
+    from flowstone_celery.core.barrier_model import Key, NewBarrier, Scattered
     from flowstone_celery.core.model import Claim
-    from flowstone_celery.core.steps import Moved
-    from flowstone_celery.db.database import Database, Row, Tx
+    from flowstone_celery.db.database import Row, Tx
+
+__all__ = [
+    "Added",
+    "accept",
+    "add_page",
+    "barrier",
+    "cancel",
+    "claim_range",
+    "finish_hand",
+    "go_back",
+    "holds",
+    "items",
+    "of_run",
+    "of_step",
+    "open_barrier",
+    "page_of",
+    "progress",
+    "results",
+    "retry",
+    "scatter_later",
+    "settle_part",
+    "stand_aside",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +78,97 @@ def scatter_later(tx: Tx, claim: Claim, scattered: Scattered) -> Callable[[], Mo
     Barrier, pages and hands are written in the same transaction, or sealed, or reopened. Without an open item it closes at once: the
     step is ready in its phase gather (`Moved.event` is "waiting" all the same), or failed.
     """
-    raise NotImplementedError
+    if scattered.new is not None:
+        return _scatter_new(tx, claim, scattered, scattered.new)
+    if scattered.again is not None:
+        moved = _again(tx, claim, scattered.again)
+    else:
+        assert scattered.barrier is not None, "keys come with what the barrier is to be"
+        moved = _seal(tx, claim, scattered.barrier, scattered.collapsed)
+    return lambda: moved
+
+
+def _scatter_new(tx: Tx, claim: Claim, scattered: Scattered, new: NewBarrier) -> Callable[[], Moved | None]:
+    pages = pack(scattered.keys)
+    asked = tx.later(
+        SQL["scatter"],
+        **claim.held,
+        **_about(new),
+        total=len(scattered.keys),
+        collapsed=scattered.collapsed,
+        firsts=pages.firsts,
+        sizes=pages.sizes,
+        keys=pages.keys,
+    )
+
+    def answer() -> Moved | None:
+        row = next(iter(asked()), None)
+        if row is None:
+            return None
+        counts = Counts(len(scattered.keys), 0, 0, sealed=True)
+        part = close_if_due(tx, row["barrier"], new.policy, counts, name=new.name)
+        opened = part.opened if part else add_hands(tx, row["barrier"])
+        return Moved("waiting", opened, awaited=row["awaited"])
+
+    return answer
+
+
+def _about(new: NewBarrier) -> dict[str, Any]:
+    return {
+        "name": new.name,
+        "task": new.task,
+        "queue": new.queue,
+        "priority": new.priority,
+        "policy": json_text(asdict(new.policy)),
+        "metadata": json_text(new.metadata),
+    }
+
+
+def _seal(tx: Tx, claim: Claim, barrier_id: int, collapsed: int) -> Moved | None:
+    """The reader has read all: the total is final. The barrier may have closed meanwhile; then the step goes on at once."""
+    row = tx.row(SQL["lock_barrier"], barrier=barrier_id)
+    if row is None or row["step_id"] != claim.id:
+        return None
+    return _wait_for(tx, claim, {**row, "sealed": True}, collapsed)
+
+
+def _wait_for(tx: Tx, claim: Claim, row: Row, collapsed: int = 0) -> Moved | None:
+    moved = tx.row(SQL["wait_for"], **claim.held, barrier=row["id"], collapsed=collapsed)
+    if moved is None:
+        return None
+    return Moved("waiting", _go_on_or_open(tx, row), awaited=moved["awaited"])
+
+
+def _go_on_or_open(tx: Tx, row: Row) -> tuple[str, ...]:
+    if row["status"] != BarrierStatus.OPEN:
+        return step_goes_on(tx, row)
+    part = close_if_due(tx, row["id"], policy_of(row["policy"]), Counts.of(row), name=row["name"])
+    if part is not None:
+        return part.opened
+    # One hand that stands aside looks again: failed items may have waited for the last page to be there.
+    return (*call_hands(tx, row["id"], most=1), *add_hands(tx, row["id"]))
+
+
+def _again(tx: Tx, claim: Claim, barrier_id: int) -> Moved | None:
+    """The barrier's next round: what failed, or was never done, is done again."""
+    row = _reopened(tx, claim, barrier_id)
+    return None if row is None else _wait_for(tx, claim, row)
+
+
+def _reopened(tx: Tx, claim: Claim, barrier_id: int) -> Row | None:
+    if not holds(tx, claim):
+        return None
+    row = tx.row(SQL["lock_barrier"], barrier=barrier_id)
+    if row is None or row["step_id"] != claim.id:
+        return None
+    if row["status"] == BarrierStatus.OPEN or row["round"] >= claim.round:
+        return row if row["round"] == claim.round else None
+    tx.run(SQL["reopen_items"], barrier=barrier_id, round=claim.round)
+    pages = tx.row(SQL["reopen_pages"], barrier=barrier_id)
+    uncounted = pages["uncounted"] if pages else 0
+    return tx.row(
+        SQL["reopen_barrier"], barrier=barrier_id, round=claim.round, uncounted=uncounted, keep=False
+    )
 
 
 def open_barrier(tx: Tx, claim: Claim, new: NewBarrier) -> int | None:
@@ -58,13 +177,22 @@ def open_barrier(tx: Tx, claim: Claim, new: NewBarrier) -> int | None:
     The one there is is answered to a later attempt of the same round. One of an earlier round that was never sealed is opened again:
     what succeeded is kept, and its reader goes on from the checkpoint.
     """
-    raise NotImplementedError
+    if not holds(tx, claim):
+        return None
+    found = tx.row(SQL["barrier_of_step"], step=claim.id, round=None)
+    if found is not None and found["round"] == claim.round:
+        return int(found["id"])
+    if found is not None and not found["sealed"]:
+        reopened = _reopened(tx, claim, found["id"])
+        return None if reopened is None else int(reopened["id"])
+    made = tx.row(SQL["open_barrier"], step=claim.id, **_about(new))
+    return None if made is None else int(made["id"])
 
 
 def add_page(
     tx: Tx,
     claim: Claim,
-    barrier: int,
+    barrier_id: int,
     keys: Sequence[Key],
     checkpoint: Mapping[str, Any] | None,
     *,
@@ -75,7 +203,7 @@ def add_page(
     Args:
         tx: the page's own transaction.
         claim: of the scattering step, which runs.
-        barrier: that `open_barrier` answered.
+        barrier_id: that `open_barrier` answered.
         keys: of this page, in order.
         checkpoint: where the reader goes on if it is killed now.
         unique: equal keys collapse, over all pages; False: the reader vouches that there are none.
@@ -83,29 +211,46 @@ def add_page(
     Returns:
         None if the barrier is no longer open, or another claim holds the step: the reader stops.
     """
-    raise NotImplementedError
+    row = tx.row(SQL["lock_barrier"], barrier=barrier_id)
+    if row is None or row["status"] != BarrierStatus.OPEN or row["sealed"] or not holds(tx, claim):
+        return None
+    fresh = _not_there(tx, barrier_id, keys) if unique else list(keys)
+    pages = pack(fresh)
+    collapsed = len(keys) - len(fresh)
+    tx.row(
+        SQL["add_pages"],
+        barrier=barrier_id,
+        total=len(fresh),
+        collapsed=collapsed,
+        checkpoint=json_text(checkpoint),
+        keyed=unique and bool(keys),
+        firsts=pages.firsts,
+        sizes=pages.sizes,
+        keys=pages.keys,
+    )
+    opened: tuple[str, ...] = ()
+    if fresh:
+        opened = (*call_hands(tx, barrier_id, most=len(fresh)), *add_hands(tx, barrier_id))
+    return Added(len(fresh), collapsed, opened)
 
 
-# --- hands ----------------------------------------------------------------------------------------------------------------------
+def _not_there(tx: Tx, barrier_id: int, keys: Sequence[Key]) -> list[Key]:
+    """The keys that the barrier does not have, each once."""
+    by_digest = {hashlib.sha256(key).digest(): key for key in reversed(keys)}
+    if not by_digest:
+        return []
+    rows = tx.rows(SQL["add_keys"], barrier=barrier_id, digests=bytes_array(by_digest))
+    new = {bytes(row["digest"]) for row in rows}
+    # In the reader's order: the first of equal keys was kept above, and its place counts.
+    order = {digest: place for place, digest in reversed([*enumerate(map(_digest, keys))])}
+    return [by_digest[digest] for digest in sorted(new, key=order.__getitem__)]
 
 
-def claim_range(tx: Tx, hand: Claim, *, wanted: int, width: int) -> Range | None:
-    """The hand holds items: what its predecessor lost, else retries that are due, else the next range of a page that nobody has locked.
-
-    None: there is nothing to claim now; then `stand_aside`. What the hand held before must be settled or given back; what is not
-    (the answer to its commit was lost, say) is answered again.
-    """
-    raise NotImplementedError
+def _digest(key: Key) -> bytes:
+    return hashlib.sha256(key).digest()
 
 
-def settle_part(
-    tx: Tx, hand: Claim, held: Range, ended: Sequence[Ended], *, rest_open: Sequence[int] | None = None
-) -> Part | None:
-    """What has ended of the range is written, counted, and may close the barrier; None: stale, another claim holds the hand now.
-
-    Settling the same again writes nothing and answers the barrier's status. `rest_open`: items that were not begun, for other hands.
-    """
-    raise NotImplementedError
+# --- hands that find nothing, or must go ----------------------------------------------------------------------------------------
 
 
 def stand_aside(tx: Tx, hand: Claim) -> Moved | None:
@@ -114,93 +259,36 @@ def stand_aside(tx: Tx, hand: Claim) -> Moved | None:
     If the barrier has closed it ends instead, as by `finish_hand`. None: there is something to claim now, so try again; or another
     claim holds the hand by now, which `holds` tells.
     """
-    raise NotImplementedError
+    row = tx.row(SQL["lock_barrier"], barrier=hand.barrier_id)
+    if row is None or row["status"] != BarrierStatus.OPEN:
+        return finish_hand(tx, hand)
+    moved = tx.row(SQL["stand_aside"], **hand.held, barrier=hand.barrier_id)
+    return None if moved is None else Moved("released", ())
 
 
 def go_back(tx: Tx, hand: Claim) -> Moved | None:
-    """The hand goes back to the line at the present turn, so that others take theirs; items that it still holds are given back."""
-    raise NotImplementedError
+    """The hand goes back to the line at the present turn, so that others take theirs; what it still holds is its own when it comes again.
+
+    If the barrier has closed it ends instead, as by `finish_hand`. None: another claim holds the hand.
+    """
+    finished = finish_hand(tx, hand)
+    if finished is not None:
+        return finished
+    row = tx.row(SQL["go_back"], **hand.held)
+    if row is None:
+        return None
+    return Moved("released", (row["queue"],) if row["parked"] is None else ())
 
 
 def finish_hand(tx: Tx, hand: Claim) -> Moved | None:
     """The hand has succeeded if its barrier has closed: running → succeeded. None: it is open, or another claim holds the hand."""
-    raise NotImplementedError
+    row = tx.row(SQL["finish_hand"], **hand.held, barrier=hand.barrier_id)
+    if row is None:
+        return None
+    lane = (row["tenant"], row["lane"]) if row["lane"] is not None else None
+    return Moved("succeeded", (), row["run_status"], left_lane=lane)
 
 
-def holds(tx: Tx, hand: Claim) -> bool:
-    """Whether this claim still holds its step."""
-    raise NotImplementedError
-
-
-# --- acts -----------------------------------------------------------------------------------------------------------------------
-
-
-def cancel(tx: Tx, barrier: int, actor: str, reason: str, *, actor_type: str = "user") -> Part | None:
-    """An open barrier is cancelled, and its step with all that stands on it; None: it is not open.
-
-    Hands that run end with their slice's next look at it; pending items are cancelled, which nobody writes down.
-    """
-    raise NotImplementedError
-
-
-def accept(tx: Tx, barrier: int, actor: str, reason: str, *, actor_type: str = "user") -> Part | None:
-    """What succeeded of a failed or cancelled barrier is taken as it is: its run's next round begins, its step is ready to gather.
-
-    None: the barrier has not failed, or its run has not ended.
-    """
-    raise NotImplementedError
-
-
-def retry(database: Database, barrier: int, actor: str, *, actor_type: str = "user") -> Row | None:
-    """The run's next round begins at the barrier's step; the row is that of `reopen` (id, round, tenant, lane, opened queues).
-
-    None: the run has not ended. The step's handler answers `Scattered(again=…)`.
-    """
-    raise NotImplementedError
-
-
-# --- reads ----------------------------------------------------------------------------------------------------------------------
-
-
-def barrier(database: Database, barrier_id: int) -> Barrier | None:
-    """The barrier's row."""
-    raise NotImplementedError
-
-
-def of_step(database: Database, step: int, step_round: int | None = None) -> Barrier | None:
-    """The step's barrier of this round, or its newest."""
-    raise NotImplementedError
-
-
-def of_run(database: Database, run: UUID) -> list[Barrier]:
-    """The run's barriers, newest first."""
-    raise NotImplementedError
-
-
-def page_of(
-    database: Database,
-    *,
-    name: str | None = None,
-    status: str | None = None,
-    before: int | None = None,
-    limit: int = 50,
-) -> list[Barrier]:
-    """One page of barriers, newest first; `before` is the id of the last page's last."""
-    raise NotImplementedError
-
-
-def progress(database: Database, barrier_id: int) -> Progress | None:
-    """How far the barrier is."""
-    raise NotImplementedError
-
-
-def items(
-    database: Database, barrier: int, *, status: str | None = None, after: int = -1, limit: int = 100
-) -> list[Item]:
-    """Items in index order after this index, pending ones too; those that nobody did of a barrier that has closed are cancelled."""
-    raise NotImplementedError
-
-
-def results(database: Database, barrier: int, *, after: int = -1, limit: int = 1_000) -> list[Row]:
-    """Ended items in index order after this index: `index`, `key` and `result` as JSON bytes, `status`."""
-    raise NotImplementedError
+def holds(tx: Tx, claim: Claim) -> bool:
+    """Whether this claim still holds its step, which stays so until the transaction ends."""
+    return tx.row(SQL["hold_step"], **claim.held) is not None

@@ -14,6 +14,8 @@ SQL = load(
     "retention.sql",
     "joining.sql",
     "backfills.sql",
+    "barriers.sql",
+    "barrier_reads.sql",
 )
 """Every transition and read of the core, by name."""
 

@@ -155,15 +155,20 @@ def end(
         status=status.value,
         error=json_text(error),
         dependents=status.value,
-        dependents_error=json_text(_error_of_dependents(status, name, error)),
+        dependents_error=json_text(error_of_dependents(status, name, error)),
         failed_attempts=failed_attempts,
         crashed=crashed,
         lost=lost,
     )
+    if row is not None and row["barrier"] is not None:
+        skipped = tx.row(SQL["skip_hands"], barrier=row["barrier"])
+        if skipped is not None and skipped["run_status"] is not None:
+            row |= {name: skipped[name] for name in ("run_status", "tenant", "lane")}
     return _moved(status.value, row)
 
 
-def _error_of_dependents(status: StepStatus, name: str, error: Mapping[str, Any] | None) -> dict[str, Any]:
+def error_of_dependents(status: StepStatus, name: str, error: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is said of a step that needed one which ended so."""
     because = (error or {}).get("message") or status.value
     return {
         "code": "FS-2003",

@@ -24,6 +24,66 @@ nullif(coalesce(%(output)s::jsonb, '{}') || coalesce(nullif(current_setting('flo
 k.status AS run_status, k.tenant, CASE WHEN k.finished_at IS NOT NULL THEN k.lane END AS lane,
 -- use: awaited
 
+-- fragment: all_that_falls
+-- Whatever needs what has ended without a value ends too, all the way down; what can do without it counts one dependency less.
+-- All rows that may change are locked by id first; what really fell decides which optional children are freed.
+shut AS (
+    -- The step was filling a barrier still: nobody will seal it.
+    UPDATE flowstone.barriers b SET status = 'cancelled', closed_at = flowstone.now() FROM moved m WHERE b.step_id = m.id AND b.status = 'open'
+    RETURNING b.id
+), doomed(id) AS (
+    SELECT s.id FROM moved m JOIN flowstone.step_edges e ON e.parent = m.id AND NOT e.optional
+      JOIN flowstone.steps s ON s.id = e.child AND s.status = 'blocked'
+    UNION
+    SELECT s.id FROM doomed d JOIN flowstone.step_edges e ON e.parent = d.id AND NOT e.optional
+      JOIN flowstone.steps s ON s.id = e.child AND s.status = 'blocked'
+), locked AS (
+    SELECT s.id FROM flowstone.steps s
+     WHERE s.id IN (SELECT id FROM doomed UNION
+                    SELECT e.child FROM (SELECT id FROM moved UNION SELECT id FROM doomed) p
+                      JOIN flowstone.step_edges e ON e.parent = p.id AND e.optional)
+     ORDER BY s.id FOR NO KEY UPDATE OF s
+),
+-- use: turns_from
+, fallen AS (
+    UPDATE flowstone.steps s
+       SET status = %(dependents)s, error = %(dependents_error)s::jsonb, finished_at = flowstone.now()
+      FROM locked l JOIN doomed d USING (id) WHERE s.id = l.id AND s.status = 'blocked'
+    RETURNING s.id, s.run_id, s.round
+), freed AS (
+    SELECT e.child AS id, count(*) AS parents
+      FROM (SELECT id FROM moved UNION ALL SELECT id FROM fallen) p JOIN flowstone.step_edges e ON e.parent = p.id AND e.optional
+     GROUP BY e.child
+), opened AS (
+    UPDATE flowstone.steps s
+       SET remaining = s.remaining - f.parents,
+           status = CASE WHEN s.remaining = f.parents THEN 'ready' ELSE 'blocked' END,
+           due_at = CASE WHEN s.remaining = f.parents THEN flowstone.now() END,
+           turn = s.ordinal + (SELECT turn FROM turns_from)
+      FROM freed f JOIN locked l USING (id)
+     WHERE s.id = f.id AND s.status = 'blocked' AND s.id NOT IN (SELECT id FROM fallen)
+    RETURNING s.id, s.run_id, s.round, s.queue, s.status
+), gone AS (
+    SELECT run_id, %(status)s::text AS status FROM moved UNION ALL SELECT run_id, %(dependents)s::text FROM fallen
+), ended AS (
+    SELECT run_id, count(*) AS finished, count(*) FILTER (WHERE status = 'failed') AS failed,
+           count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
+           CASE WHEN %(status)s::text = 'failed' THEN %(error)s::jsonb END AS error
+      FROM gone WHERE (SELECT count(*) FROM opened) >= 0 GROUP BY run_id
+),
+-- use: counted
+, logged AS (
+    INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id, detail)
+    SELECT run_id, id, round, 'step.' || %(status)s, attempt, fence, %(worker)s, %(error)s::jsonb FROM moved
+    UNION ALL
+    SELECT run_id, id, round, 'step.' || %(dependents)s, NULL, NULL, NULL::bigint, %(dependents_error)s::jsonb FROM fallen
+    UNION ALL
+    SELECT run_id, id, round, 'step.ready', NULL, NULL, NULL::bigint, NULL::jsonb FROM opened WHERE status = 'ready'
+)
+SELECT m.id, (SELECT count(*) FROM fallen) AS fallen, (SELECT b.id FROM shut b LIMIT 1) AS barrier,
+       -- use: what_follows
+  FROM moved m LEFT JOIN counted k ON true
+
 -- function: claim (step: ready -> running; run: pending -> running)
 -- takes: step bigint, queue text, worker bigint, knows text[], protocol integer, only_run uuid, relaxed boolean, beside boolean
 -- answers: id bigint, run_id uuid, kind text, name text, partition text, task text, queue text, round integer, phase text
@@ -216,9 +276,8 @@ BEGIN
     ;
 END
 
--- name: end_without_value (step: running -> failed | skipped | cancelled; step: blocked -> failed | skipped | cancelled | ready; run: running -> succeeded | failed | cancelled; run: cancelling -> cancelled)
--- The step ends with no value. Whatever needs it ends too, all the way down; what can do without it counts one dependency less.
--- All rows that may change are locked by id first; what really fell decides which optional children are freed.
+-- name: end_without_value (barrier: open -> cancelled; step: running -> failed | skipped | cancelled; step: blocked -> failed | skipped | cancelled | ready; run: running -> succeeded | failed | cancelled; run: cancelling -> cancelled)
+-- The step ends with no value.
 WITH RECURSIVE moved AS (
     UPDATE flowstone.steps
        SET status = %(status)s, error = %(error)s::jsonb, worker_id = NULL, deadline_at = NULL, finished_at = flowstone.now(),
@@ -226,58 +285,9 @@ WITH RECURSIVE moved AS (
      WHERE
      -- use: held
     RETURNING id, run_id, ordinal, round, attempt, fence, name, partition, sole, queue, priority, turn
-), doomed(id) AS (
-    SELECT s.id FROM moved m JOIN flowstone.step_edges e ON e.parent = m.id AND NOT e.optional
-      JOIN flowstone.steps s ON s.id = e.child AND s.status = 'blocked'
-    UNION
-    SELECT s.id FROM doomed d JOIN flowstone.step_edges e ON e.parent = d.id AND NOT e.optional
-      JOIN flowstone.steps s ON s.id = e.child AND s.status = 'blocked'
-), locked AS (
-    SELECT s.id FROM flowstone.steps s
-     WHERE s.id IN (SELECT id FROM doomed UNION
-                    SELECT e.child FROM (SELECT id FROM moved UNION SELECT id FROM doomed) p
-                      JOIN flowstone.step_edges e ON e.parent = p.id AND e.optional)
-     ORDER BY s.id FOR NO KEY UPDATE OF s
 ),
--- use: turns_from
-, fallen AS (
-    UPDATE flowstone.steps s
-       SET status = %(dependents)s, error = %(dependents_error)s::jsonb, finished_at = flowstone.now()
-      FROM locked l JOIN doomed d USING (id) WHERE s.id = l.id AND s.status = 'blocked'
-    RETURNING s.id, s.run_id, s.round
-), freed AS (
-    SELECT e.child AS id, count(*) AS parents
-      FROM (SELECT id FROM moved UNION ALL SELECT id FROM fallen) p JOIN flowstone.step_edges e ON e.parent = p.id AND e.optional
-     GROUP BY e.child
-), opened AS (
-    UPDATE flowstone.steps s
-       SET remaining = s.remaining - f.parents,
-           status = CASE WHEN s.remaining = f.parents THEN 'ready' ELSE 'blocked' END,
-           due_at = CASE WHEN s.remaining = f.parents THEN flowstone.now() END,
-           turn = s.ordinal + (SELECT turn FROM turns_from)
-      FROM freed f JOIN locked l USING (id)
-     WHERE s.id = f.id AND s.status = 'blocked' AND s.id NOT IN (SELECT id FROM fallen)
-    RETURNING s.id, s.run_id, s.round, s.queue, s.status
-), gone AS (
-    SELECT run_id, %(status)s::text AS status FROM moved UNION ALL SELECT run_id, %(dependents)s::text FROM fallen
-), ended AS (
-    SELECT run_id, count(*) AS finished, count(*) FILTER (WHERE status = 'failed') AS failed,
-           count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
-           CASE WHEN %(status)s::text = 'failed' THEN %(error)s::jsonb END AS error
-      FROM gone WHERE (SELECT count(*) FROM opened) >= 0 GROUP BY run_id
-),
--- use: counted
-, logged AS (
-    INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id, detail)
-    SELECT run_id, id, round, 'step.' || %(status)s, attempt, fence, %(worker)s, %(error)s::jsonb FROM moved
-    UNION ALL
-    SELECT run_id, id, round, 'step.' || %(dependents)s, NULL, NULL, NULL::bigint, %(dependents_error)s::jsonb FROM fallen
-    UNION ALL
-    SELECT run_id, id, round, 'step.ready', NULL, NULL, NULL::bigint, NULL::jsonb FROM opened WHERE status = 'ready'
-)
-SELECT m.id, (SELECT count(*) FROM fallen) AS fallen,
-       -- use: what_follows
-  FROM moved m LEFT JOIN counted k ON true;
+-- use: all_that_falls
+;
 
 -- name: retry (step: running -> ready)
 -- A failed attempt with attempts left: ready again after its delay.

@@ -1,0 +1,497 @@
+-- Barriers: what a scattering step waits for. Lock order: claim, page, barrier, step, run.
+-- The hands that do the items are steps; here is what they claim, settle and leave.
+
+-- name: lock_barrier
+-- Whoever closes a barrier, or adds to it, or stands aside from it, does it alone.
+SELECT b.*, (SELECT s.status FROM flowstone.steps s WHERE s.id = b.step_id) AS step_status
+  FROM flowstone.barriers b WHERE b.id = %(barrier)s FOR NO KEY UPDATE OF b;
+
+-- name: scatter (step: running -> waiting; barrier: -> open)
+-- The step waits; its barrier stands sealed, with all pages of keys.
+WITH moved AS (
+    UPDATE flowstone.steps SET status = 'waiting', worker_id = NULL, deadline_at = NULL, error = NULL
+     WHERE
+     -- use: held
+    RETURNING id, run_id, round, attempt, fence, kind, name, partition, sole
+), made AS (
+    INSERT INTO flowstone.barriers (step_id, run_id, round, name, partition, kind, task, queue, priority, status, sealed, total, collapsed,
+                                    policy, metadata)
+    SELECT m.id, m.run_id, m.round, %(name)s, m.partition, m.kind, %(task)s, %(queue)s, %(priority)s, 'open', true, %(total)s, %(collapsed)s,
+           %(policy)s::jsonb, %(metadata)s::jsonb FROM moved m
+    RETURNING id
+), paged AS (
+    INSERT INTO flowstone.barrier_pages (barrier_id, number, first, size, keys)
+    SELECT b.id, p.number, p.first, p.size, p.keys
+      FROM made b CROSS JOIN unnest(%(firsts)s::int[], %(sizes)s::int[], %(keys)s::bytea[]) WITH ORDINALITY AS p(first, size, keys, number)
+), logged AS (
+    INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id, detail)
+    SELECT m.run_id, m.id, m.round, 'step.waiting', m.attempt, m.fence, %(worker)s, jsonb_build_object('barrier', b.id, 'items', %(total)s::int)
+      FROM moved m CROSS JOIN made b
+)
+SELECT m.id, b.id AS barrier,
+       -- use: awaited
+  FROM moved m CROSS JOIN made b;
+
+-- name: wait_for (step: running -> waiting)
+-- The step waits for a barrier that stands; a reader's is sealed now.
+WITH moved AS (
+    UPDATE flowstone.steps SET status = 'waiting', worker_id = NULL, deadline_at = NULL, error = NULL
+     WHERE
+     -- use: held
+    RETURNING id, run_id, round, attempt, fence, name, partition, sole
+), sealed AS (
+    UPDATE flowstone.barriers b SET sealed = true, checkpoint = NULL, collapsed = b.collapsed + %(collapsed)s FROM moved m
+     WHERE b.id = %(barrier)s AND b.step_id = m.id
+    RETURNING b.total
+), logged AS (
+    INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id, detail)
+    SELECT m.run_id, m.id, m.round, 'step.waiting', m.attempt, m.fence, %(worker)s, jsonb_build_object('barrier', %(barrier)s, 'items', b.total)
+      FROM moved m CROSS JOIN sealed b
+)
+SELECT m.id,
+       -- use: awaited
+  FROM moved m CROSS JOIN sealed b;
+
+-- name: hold_step
+-- Whether this claim still holds its step. The row is locked: nobody releases it meanwhile.
+SELECT id FROM flowstone.steps
+ WHERE
+ -- use: held
+   FOR NO KEY UPDATE;
+
+-- name: open_barrier (barrier: -> open)
+-- A reader's barrier, without items yet. No row: the step has one in this round.
+INSERT INTO flowstone.barriers (step_id, run_id, round, name, partition, kind, task, queue, priority, status, policy, metadata)
+SELECT s.id, s.run_id, s.round, %(name)s, s.partition, s.kind, %(task)s, %(queue)s, %(priority)s, 'open', %(policy)s::jsonb, %(metadata)s::jsonb
+  FROM flowstone.steps s WHERE s.id = %(step)s
+ON CONFLICT (step_id, round) DO NOTHING
+RETURNING id;
+
+-- name: add_keys
+-- Which of these keys are new to the barrier.
+INSERT INTO flowstone.barrier_keys (barrier_id, digest) SELECT %(barrier)s, d.digest FROM unnest(%(digests)s::bytea[]) AS d(digest)
+ON CONFLICT DO NOTHING
+RETURNING digest;
+
+-- name: add_pages
+-- Further items stand behind those there are; the reader goes on from the checkpoint.
+WITH grown AS (
+    UPDATE flowstone.barriers b
+       SET total = b.total + %(total)s, collapsed = b.collapsed + %(collapsed)s, checkpoint = %(checkpoint)s::jsonb, keyed = b.keyed OR %(keyed)s
+     WHERE b.id = %(barrier)s AND b.status = 'open' AND NOT b.sealed
+    RETURNING b.id, b.total - %(total)s AS first
+), last AS (
+    SELECT coalesce(max(p.number), 0) AS number FROM flowstone.barrier_pages p WHERE p.barrier_id = %(barrier)s
+), paged AS (
+    INSERT INTO flowstone.barrier_pages (barrier_id, number, first, size, keys)
+    SELECT b.id, l.number + p.number, b.first + p.first, p.size, p.keys
+      FROM grown b CROSS JOIN last l
+     CROSS JOIN unnest(%(firsts)s::int[], %(sizes)s::int[], %(keys)s::bytea[]) WITH ORDINALITY AS p(first, size, keys, number)
+)
+SELECT id FROM grown;
+
+-- name: add_hands (step: -> ready)
+-- As many hands as can be of use: no more than there are items that nobody has claimed, than may work at once, than twice the slots of
+-- their queue; those that live count.
+WITH b AS (
+    SELECT o.*, greatest(1, coalesce((o.policy ->> 'width')::int, 1)) AS width, (o.policy ->> 'max_concurrent')::int AS most
+      FROM flowstone.barriers o WHERE o.id = %(barrier)s AND o.status = 'open'
+), q AS (
+    SELECT b.id, b.queue, b.priority, least(
+               ceil((b.total - b.done - b.failed)::float8 / b.width), ceil(b.most::float8 / b.width), greatest(4, 2 * coalesce((
+                   SELECT sum(n.slots) FROM flowstone.nodes n
+                    WHERE n.status = 'live' AND n.alive_until > flowstone.now() AND b.queue = ANY (n.queues)), 0)))::int - (
+               SELECT count(*) FROM flowstone.steps s WHERE s.barrier_id = b.id AND s.phase = 'item' AND s.status IN ('ready', 'running'))::int AS lacking
+      FROM b
+), grown AS (
+    UPDATE flowstone.runs r SET total_steps = r.total_steps + q.lacking, remaining_steps = r.remaining_steps + q.lacking
+      FROM q JOIN b USING (id) WHERE r.id = b.run_id AND r.status = 'running' AND q.lacking > 0
+    RETURNING r.total_steps - q.lacking AS ordinal, r.round, r.admitted, r.paused
+), turns AS (
+    SELECT
+           -- use: present_turn
+           AS first FROM q
+), born AS (
+    INSERT INTO flowstone.steps (run_id, ordinal, kind, name, partition, task, queue, priority, v, round, status, phase, max_failures, due_at,
+                                 turn, parked, barrier_id)
+    SELECT b.run_id, g.ordinal + n.nth, b.kind, b.name, b.partition, b.task, b.queue, b.priority, %(protocol)s, b.round, 'ready', 'item', 1,
+           flowstone.now(), t.first + n.nth, CASE WHEN NOT g.admitted THEN 'lane' WHEN g.paused THEN 'paused' END, b.id
+      FROM b CROSS JOIN q CROSS JOIN grown g CROSS JOIN turns t CROSS JOIN LATERAL generate_series(1, q.lacking) AS n(nth)
+    RETURNING queue, parked
+)
+SELECT queue FROM born WHERE parked IS NULL;
+
+-- --- claims ---------------------------------------------------------------------------------------------------------------------
+
+-- fragment: hand_of_open
+-- The hand, if this claim holds it and its barrier is open.
+hand AS (
+    SELECT id, barrier_id FROM flowstone.steps
+     WHERE
+     -- use: held
+), target AS (
+    SELECT h.id AS hand, b.id, b.round FROM hand h JOIN flowstone.barriers b ON b.id = h.barrier_id AND b.status = 'open'
+)
+
+-- fragment: relaxed
+-- The claim's own commit may be lost in a crash of Postgres: its items are open again then, and no part fits it.
+relaxed AS (
+    SELECT set_config('synchronous_commit', 'off', true)
+)
+
+-- name: unfinished
+-- What the hand, or its predecessor, has claimed and not settled. No row: the barrier has closed, or another claim holds the hand.
+WITH
+-- use: hand_of_open
+SELECT t.id, t.round, c.status, c.fence, c.alone, c.width, c.lost_by
+  FROM target t LEFT JOIN flowstone.item_claims c ON c.hand_id = t.hand AND c.status <> 'settled' AND c.round = t.round;
+
+-- name: claim_page (item_claim: -> held; item_claim: settled -> held)
+-- The next range of a page that nobody has locked, unless there is something that comes before it: a claim that is not settled, a
+-- retry that is due. No row: the barrier has closed, or another claim holds the hand.
+WITH
+-- use: hand_of_open
+, own AS (
+    SELECT c.hand_id FROM target t JOIN flowstone.item_claims c ON c.hand_id = t.hand AND c.status <> 'settled' AND c.round = t.round
+), due AS (
+    SELECT i.index FROM target t CROSS JOIN LATERAL (
+        SELECT i.index FROM flowstone.items i WHERE i.barrier_id = t.id AND i.status = 'retry' AND i.due_at <= flowstone.now() LIMIT 1) i
+), page AS (
+    SELECT p.* FROM target t CROSS JOIN LATERAL (
+        SELECT p.barrier_id, p.number, p.next FROM flowstone.barrier_pages p WHERE p.barrier_id = t.id AND p.next < p.size
+         ORDER BY p.number LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) p
+     WHERE NOT EXISTS (SELECT 1 FROM own) AND NOT EXISTS (SELECT 1 FROM due)
+), taken AS (
+    UPDATE flowstone.barrier_pages p SET next = least(p.size, p.next + %(wanted)s)
+      FROM page q WHERE p.barrier_id = q.barrier_id AND p.number = q.number
+    RETURNING p.barrier_id, p.number, p.first + q.next AS first, p.next - q.next AS size, p.first AS page_first, p.patchy
+), claimed AS (
+    INSERT INTO flowstone.item_claims (hand_id, barrier_id, round, kind, page, first, size, left_open, width, fence, worker_id, status)
+    SELECT t.hand, k.barrier_id, t.round, 'range', k.number, k.first, k.size, k.size, %(width)s, %(fence)s, %(worker)s, 'held'
+      FROM taken k CROSS JOIN target t
+    ON CONFLICT (hand_id) DO UPDATE
+       SET barrier_id = excluded.barrier_id, round = excluded.round, kind = 'range', page = excluded.page, first = excluded.first,
+           size = excluded.size, items = NULL, left_open = excluded.left_open, width = excluded.width, alone = false,
+           fence = excluded.fence, worker_id = excluded.worker_id, status = 'held', lost_by = NULL
+),
+-- use: relaxed
+SELECT t.round, EXISTS (SELECT 1 FROM own) AS unfinished, EXISTS (SELECT 1 FROM due) AS due,
+       k.number, k.first, k.size, k.page_first, k.patchy, (SELECT count(*) FROM relaxed) AS relaxed
+  FROM target t LEFT JOIN taken k ON true;
+
+-- name: taken_of_page
+-- Of a range in a page of an earlier round: the items that there has been news of.
+SELECT i.index FROM flowstone.items i WHERE i.barrier_id = %(barrier)s AND i.index >= %(first)s AND i.index < %(first)s + %(size)s;
+
+-- name: keep_of_claim (item_claim: held -> settled)
+-- Only these items of the range are the claim's.
+UPDATE flowstone.item_claims
+   SET kind = 'retry', items = %(items)s::int[], page = NULL, left_open = cardinality(%(items)s::int[]),
+       status = CASE WHEN cardinality(%(items)s::int[]) = 0 THEN 'settled' ELSE 'held' END
+ WHERE hand_id = %(step)s AND fence = %(fence)s AND status = 'held';
+
+-- name: claim_retries (item_claim: -> held; item_claim: settled -> held)
+-- Retries that are due; one that a process may have died of goes alone.
+WITH
+-- use: hand_of_open
+, due AS (
+    SELECT i.* FROM target t CROSS JOIN LATERAL (
+        SELECT i.index, i.alone, i.due_at FROM flowstone.items i
+         WHERE i.barrier_id = t.id AND i.status = 'retry' AND i.due_at <= flowstone.now()
+         ORDER BY i.due_at LIMIT %(wanted)s FOR NO KEY UPDATE SKIP LOCKED) i
+), foremost AS (
+    SELECT (array_agg(d.index ORDER BY d.due_at, d.index))[1] AS index, (array_agg(d.alone ORDER BY d.due_at, d.index))[1] AS alone FROM due d
+), chosen AS (
+    SELECT d.index, d.alone FROM due d CROSS JOIN foremost f WHERE CASE WHEN f.alone THEN d.index = f.index ELSE NOT d.alone END
+), taken AS (
+    UPDATE flowstone.items i SET claim = t.hand, due_at = NULL FROM target t
+     WHERE i.barrier_id = t.id AND i.index = ANY (ARRAY(SELECT index FROM chosen)) AND i.status = 'retry'
+    RETURNING i.index, i.attempt, i.failures, i.crashes, i.alone
+), claimed AS (
+    INSERT INTO flowstone.item_claims (hand_id, barrier_id, round, kind, items, left_open, width, alone, fence, worker_id, status)
+    SELECT t.hand, t.id, t.round, CASE WHEN k.alone THEN 'single' ELSE 'retry' END, k.items, cardinality(k.items), %(width)s, k.alone, %(fence)s,
+           %(worker)s, 'held'
+      FROM (SELECT array_agg(index) AS items, bool_or(alone) AS alone FROM taken HAVING count(*) > 0) k CROSS JOIN target t
+    ON CONFLICT (hand_id) DO UPDATE
+       SET barrier_id = excluded.barrier_id, round = excluded.round, kind = excluded.kind, page = NULL, first = 0, size = 0,
+           items = excluded.items, left_open = excluded.left_open, width = excluded.width, alone = excluded.alone, fence = excluded.fence,
+           worker_id = excluded.worker_id, status = 'held', lost_by = NULL
+),
+-- use: relaxed
+SELECT t.round, i.index, i.attempt, i.failures, i.crashes, i.alone, p.number, p.first,
+       (SELECT count(*) FROM due) >= %(wanted)s OR (SELECT count(*) FROM due) > (SELECT count(*) FROM chosen) AS more,
+       (SELECT count(*) FROM relaxed) AS relaxed
+  FROM target t CROSS JOIN taken i CROSS JOIN LATERAL (
+       SELECT p.number, p.first FROM flowstone.barrier_pages p WHERE p.barrier_id = t.id AND p.first <= i.index ORDER BY p.first DESC LIMIT 1) p;
+
+-- name: open_of_claim
+-- The items of the hand's claim that are open still, with the pages of their keys.
+SELECT x.index, i.attempt, i.failures, i.crashes, i.losses, i.alone, p.number, p.first
+  FROM flowstone.item_claims c
+ CROSS JOIN LATERAL (SELECT unnest(c.items) AS index UNION ALL SELECT generate_series(c.first, c.first + c.size - 1) WHERE c.items IS NULL) x
+  LEFT JOIN flowstone.items i ON i.barrier_id = c.barrier_id AND i.index = x.index
+ CROSS JOIN LATERAL (
+       SELECT p.number, p.first FROM flowstone.barrier_pages p WHERE p.barrier_id = c.barrier_id AND p.first <= x.index
+        ORDER BY p.first DESC LIMIT 1) p
+ WHERE c.hand_id = %(step)s AND (i.index IS NULL OR i.claim = c.hand_id);
+
+-- name: take_over (item_claim: lost -> held)
+-- What the predecessor lost is this claim's now.
+UPDATE flowstone.item_claims c SET status = 'held', lost_by = NULL, fence = %(fence)s, worker_id = %(worker)s
+ WHERE c.hand_id = %(step)s AND c.status IN ('lost', 'held')
+RETURNING c.round;
+
+-- name: widths_beside
+-- How many items other claims may have at work at once.
+SELECT coalesce(sum(c.width), 0)::int AS width FROM flowstone.item_claims c
+ WHERE c.barrier_id = %(barrier)s AND c.status <> 'settled' AND c.status = 'held' AND c.hand_id <> %(step)s;
+
+-- name: free_held
+-- Failed items that were held for a common retry are due together, if nothing else is open.
+WITH held AS (
+    SELECT i.index FROM flowstone.items i
+     WHERE i.barrier_id = %(barrier)s AND i.status = 'retry' AND i.due_at = 'infinity'
+       AND (SELECT b.sealed FROM flowstone.barriers b WHERE b.id = %(barrier)s)
+       AND NOT EXISTS (SELECT 1 FROM flowstone.barrier_pages p WHERE p.barrier_id = %(barrier)s AND p.next < p.size)
+       AND NOT EXISTS (SELECT 1 FROM flowstone.item_claims c WHERE c.barrier_id = %(barrier)s AND c.status <> 'settled')
+       AND NOT EXISTS (SELECT 1 FROM flowstone.items o WHERE o.barrier_id = %(barrier)s AND o.status = 'retry' AND o.due_at < 'infinity')
+)
+UPDATE flowstone.items i SET due_at = flowstone.now()
+ WHERE i.barrier_id = %(barrier)s AND i.index = ANY (ARRAY(SELECT index FROM held)) AND i.status = 'retry';
+
+-- --- parts ----------------------------------------------------------------------------------------------------------------------
+
+-- name: settle_part (item: -> retry | succeeded | failed | cancelled; item: retry -> succeeded | failed | cancelled; item_claim: held -> settled)
+-- What has ended of a claim: its items, if they have not ended before and the claim is theirs; what is counted on page and barrier; what
+-- is left of the claim. No row: another claim holds the hand now.
+WITH claim AS (
+    SELECT c.* FROM flowstone.item_claims c
+     WHERE c.hand_id = %(step)s AND c.worker_id = %(worker)s AND c.fence = %(fence)s AND c.barrier_id = %(barrier)s AND c.round = %(round)s
+       AND c.status IN ('held', 'settled')
+       FOR NO KEY UPDATE
+), state AS (
+    SELECT b.status, b.round FROM flowstone.barriers b WHERE b.id = %(barrier)s
+), written AS (
+    INSERT INTO flowstone.items (barrier_id, index, status, attempt, failures, crashes, losses, alone, round, seconds, result, error, due_at,
+                                 ended_at)
+    SELECT %(barrier)s, g.index, coalesce(g.status, 'succeeded'), coalesce(g.attempt, 1), coalesce(g.failures, 0), coalesce(g.crashes, 0),
+           coalesce(g.losses, 0), coalesce(g.alone, false), %(round)s, coalesce(g.seconds, 0), g.result, g.error::jsonb,
+           CASE WHEN g.status = 'retry' THEN
+                CASE WHEN g.delay < 0 THEN 'infinity' ELSE flowstone.now() + make_interval(secs => coalesce(g.delay, 0)) END END,
+           CASE WHEN g.status = 'retry' THEN NULL ELSE flowstone.now() END
+      FROM claim c CROSS JOIN state b
+     CROSS JOIN unnest(%(indexes)s::int[], %(statuses)s::text[], %(attempts)s::int[], %(failures)s::int[], %(crashes)s::int[], %(losses)s::int[],
+                       %(alone)s::bool[], %(seconds)s::float8[], %(results)s::bytea[], %(errors)s::text[], %(delays)s::float8[])
+           AS g(index, status, attempt, failures, crashes, losses, alone, seconds, result, error, delay)
+     WHERE b.status = 'open' AND b.round = %(round)s
+       AND CASE WHEN c.items IS NULL THEN g.index >= c.first AND g.index < c.first + c.size ELSE g.index = ANY (c.items) END
+    ON CONFLICT (barrier_id, index) DO UPDATE
+       SET status = excluded.status, attempt = excluded.attempt, failures = excluded.failures, crashes = excluded.crashes,
+           losses = excluded.losses, alone = excluded.alone, round = excluded.round, seconds = excluded.seconds, result = excluded.result,
+           error = excluded.error, due_at = excluded.due_at, ended_at = excluded.ended_at, claim = NULL
+     WHERE items.status = 'retry' AND items.claim = %(step)s
+    RETURNING index, status
+), counts AS (
+    SELECT coalesce(c.page, (SELECT p.number FROM flowstone.barrier_pages p WHERE p.barrier_id = %(barrier)s AND p.first <= w.index
+                              ORDER BY p.first DESC LIMIT 1)) AS number,
+           count(*) FILTER (WHERE w.status = 'succeeded')::int AS done, count(*) FILTER (WHERE w.status = 'failed')::int AS failed
+      FROM written w CROSS JOIN claim c WHERE w.status IN ('succeeded', 'failed') GROUP BY 1
+), locked AS (
+    SELECT p.number FROM flowstone.barrier_pages p
+     WHERE p.barrier_id = %(barrier)s AND p.number = ANY (ARRAY(SELECT number FROM counts)) ORDER BY p.number FOR NO KEY UPDATE
+), paged AS (
+    UPDATE flowstone.barrier_pages p SET done = p.done + k.done, failed = p.failed + k.failed
+      FROM locked l JOIN counts k USING (number) WHERE p.barrier_id = %(barrier)s AND p.number = l.number
+    RETURNING CASE WHEN p.done + p.failed = p.size THEN p.done ELSE 0 END AS done, k.failed
+), news AS (
+    SELECT coalesce(sum(p.done), 0) AS done, coalesce(sum(p.failed), 0) AS failed FROM paged p
+), tallied AS (
+    UPDATE flowstone.barriers b SET done = b.done + n.done, failed = b.failed + n.failed
+      FROM news n WHERE b.id = %(barrier)s AND n.done + n.failed > 0
+    RETURNING b.done, b.failed, b.total, b.sealed, b.status
+), kept AS (
+    UPDATE flowstone.item_claims c
+       SET left_open = greatest(0, c.left_open - w.settled), status = CASE WHEN c.left_open <= w.settled THEN 'settled' ELSE 'held' END
+      FROM (SELECT count(*)::int AS settled FROM written) w WHERE c.hand_id = (SELECT k.hand_id FROM claim k) AND w.settled > 0
+    RETURNING c.left_open
+)
+SELECT b.status, (SELECT count(*) FROM written)::int AS written, (SELECT count(*) FROM written WHERE status = 'cancelled')::int AS cancelled,
+       t.done, t.failed, t.total, t.sealed, (SELECT count(*) FROM kept) AS kept
+  FROM claim c CROSS JOIN state b LEFT JOIN tallied t ON true;
+
+-- name: close_barrier (barrier: open -> completed | partial_failure | failed | cancelled)
+UPDATE flowstone.barriers b SET status = %(status)s, error = %(error)s::jsonb, closed_at = flowstone.now()
+ WHERE b.id = %(barrier)s AND b.status = 'open'
+RETURNING b.*;
+
+-- name: skip_hands (step: ready -> skipped; run: running -> succeeded | failed | cancelled; run: cancelling -> cancelled | failed)
+-- Hands that do not run are of no use to a barrier that has closed. One that somebody holds finds out by itself.
+WITH batch AS (
+    SELECT s.id FROM flowstone.steps s WHERE s.barrier_id = %(barrier)s AND s.phase = 'item' AND s.status = 'ready'
+     ORDER BY s.id FOR NO KEY UPDATE OF s SKIP LOCKED
+), moved AS (
+    UPDATE flowstone.steps s
+       SET status = 'skipped', finished_at = flowstone.now(), due_at = NULL, sent_at = NULL, sends = 0, parked = NULL, note = NULL
+      FROM batch b WHERE s.id = b.id AND s.status = 'ready'
+    RETURNING s.id, s.run_id, s.round, s.attempt, s.fence
+), logged AS (
+    INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence)
+    SELECT run_id, id, round, 'step.skipped', attempt, fence FROM moved
+), ended AS (
+    SELECT run_id, count(*) AS finished, 0 AS failed, 0 AS cancelled, NULL::jsonb AS error FROM moved GROUP BY run_id
+),
+-- use: counted
+SELECT (SELECT count(*) FROM moved) AS moved, k.status AS run_status, k.tenant, CASE WHEN k.finished_at IS NOT NULL THEN k.lane END AS lane
+  FROM (SELECT 1) one LEFT JOIN counted k ON true;
+
+-- name: gather (step: waiting -> ready)
+-- All items have ended: the step is called again, to gather.
+WITH moved AS (
+    UPDATE flowstone.steps s
+       SET status = 'ready', phase = 'gather', due_at = flowstone.now(), parked = CASE WHEN NOT r.admitted THEN 'lane' WHEN r.paused THEN 'paused' END
+      FROM flowstone.runs r WHERE s.id = %(step)s AND s.status = 'waiting' AND r.id = s.run_id
+    RETURNING s.id, s.run_id, s.round, s.queue, s.parked
+), logged AS (
+    INSERT INTO flowstone.history (run_id, step_id, round, event) SELECT run_id, id, round, 'step.ready' FROM moved
+)
+SELECT queue, parked FROM moved;
+
+-- name: end_waiting (step: waiting -> failed | cancelled; step: blocked -> failed | cancelled | ready; run: running -> failed | cancelled; run: cancelling -> cancelled | failed)
+-- The barrier has failed or was cancelled: so has the step, and whatever needs it.
+WITH RECURSIVE moved AS (
+    UPDATE flowstone.steps SET status = %(status)s, error = %(error)s::jsonb, finished_at = flowstone.now()
+     WHERE id = %(step)s AND status = 'waiting'
+    RETURNING id, run_id, ordinal, round, attempt, fence, name, partition, sole, queue, priority, turn
+),
+-- use: all_that_falls
+
+-- --- hands ----------------------------------------------------------------------------------------------------------------------
+
+-- name: stand_aside (step: running -> ready)
+-- There is nothing to claim now: the hand waits for the next retry, or to be called. Its barrier's row is locked by now, so that nobody
+-- makes an item available unseen.
+WITH limits AS (
+    SELECT (b.policy ->> 'max_concurrent')::int <= (
+               SELECT coalesce(sum(c.width), 0) FROM flowstone.item_claims c
+                WHERE c.barrier_id = b.id AND c.status <> 'settled' AND c.status = 'held' AND c.hand_id <> %(step)s) IS TRUE AS denied,
+           (SELECT i.due_at FROM flowstone.items i WHERE i.barrier_id = b.id AND i.status = 'retry' AND i.due_at < 'infinity'
+             ORDER BY i.due_at LIMIT 1) AS due_at,
+           EXISTS (SELECT 1 FROM flowstone.barrier_pages p WHERE p.barrier_id = b.id AND p.next < p.size)
+        OR EXISTS (SELECT 1 FROM flowstone.item_claims c WHERE c.hand_id = %(step)s AND c.status <> 'settled') AS work
+      FROM flowstone.barriers b WHERE b.id = %(barrier)s
+), moved AS (
+    UPDATE flowstone.steps s
+       SET status = 'ready', worker_id = NULL, deadline_at = NULL, parked = 'idle',
+           due_at = CASE WHEN l.denied THEN greatest(coalesce(l.due_at, flowstone.now()), flowstone.now() + interval '5 seconds')
+                         ELSE coalesce(l.due_at, flowstone.now() + interval '1 hour') END
+      FROM limits l
+     WHERE (l.denied OR NOT l.work AND (l.due_at IS NULL OR l.due_at > flowstone.now())) AND s.id = %(step)s AND s.status = 'running'
+       AND s.worker_id = %(worker)s AND s.fence = %(fence)s
+    RETURNING s.id, s.run_id, s.round, s.attempt, s.fence
+), logged AS (
+    INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id, detail)
+    SELECT run_id, id, round, 'step.released', attempt, fence, %(worker)s, jsonb_build_object('reason', 'no item to do now') FROM moved
+)
+SELECT id FROM moved;
+
+-- name: go_back (step: running -> ready; item_claim: held -> lost)
+-- The hand's slice is over: it stands behind what is first in line now. What it still holds is its own when it comes again.
+WITH mine AS (
+    SELECT id, run_id, queue, priority FROM flowstone.steps
+     WHERE
+     -- use: held
+       FOR NO KEY UPDATE
+), turns AS (
+    SELECT
+           -- use: present_turn
+           AS first FROM mine q
+), dropped AS (
+    UPDATE flowstone.item_claims c SET status = 'lost', lost_by = 'stop' FROM mine m
+     WHERE c.hand_id = m.id AND c.fence = %(fence)s AND c.status = 'held'
+), moved AS (
+    UPDATE flowstone.steps s
+       SET status = 'ready', worker_id = NULL, deadline_at = NULL, due_at = flowstone.now(), turn = t.first + 1,
+           parked = CASE WHEN NOT r.admitted THEN 'lane' WHEN r.paused THEN 'paused' END
+      FROM mine m CROSS JOIN turns t JOIN flowstone.runs r ON true
+     WHERE s.id = m.id AND r.id = m.run_id AND s.status = 'running'
+    RETURNING s.id, s.run_id, s.round, s.attempt, s.fence, s.queue, s.parked
+), logged AS (
+    INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id, detail)
+    SELECT run_id, id, round, 'step.released', attempt, fence, %(worker)s, jsonb_build_object('reason', 'its slice is over') FROM moved
+)
+SELECT queue, parked FROM moved;
+
+-- name: finish_hand (step: running -> succeeded; run: running -> succeeded | failed | cancelled; run: cancelling -> cancelled | failed; item_claim: held | lost -> settled)
+-- The barrier has closed: its hand has done what there was to do.
+WITH moved AS (
+    UPDATE flowstone.steps SET status = 'succeeded', error = NULL, worker_id = NULL, deadline_at = NULL, finished_at = flowstone.now()
+     WHERE
+     -- use: held
+       AND barrier_id = %(barrier)s AND NOT EXISTS (SELECT 1 FROM flowstone.barriers b WHERE b.id = %(barrier)s AND b.status = 'open')
+    RETURNING id, run_id, round, attempt, fence
+), dropped AS (
+    UPDATE flowstone.item_claims c SET status = 'settled', lost_by = NULL, left_open = 0 FROM moved m
+     WHERE c.hand_id = m.id AND c.status IN ('held', 'lost')
+), logged AS (
+    INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id)
+    SELECT run_id, id, round, 'step.succeeded', attempt, fence, %(worker)s FROM moved
+), ended AS (
+    SELECT m.run_id, 1 AS finished, 0 AS failed, 0 AS cancelled, NULL::jsonb AS error FROM moved m
+),
+-- use: counted
+SELECT m.id, k.status AS run_status, k.tenant, CASE WHEN k.finished_at IS NOT NULL THEN k.lane END AS lane
+  FROM moved m LEFT JOIN counted k ON true;
+
+-- name: call_hands
+-- Hands that stand aside are back in the line: there are items to do.
+WITH batch AS (
+    SELECT s.id, s.queue, s.priority FROM flowstone.steps s WHERE s.barrier_id = %(barrier)s AND s.parked = 'idle'
+     ORDER BY s.id LIMIT %(limit)s FOR NO KEY UPDATE OF s SKIP LOCKED
+), turns AS (
+    SELECT q.queue, q.priority,
+           -- use: present_turn
+           AS first
+      FROM (SELECT DISTINCT queue, priority FROM batch) q
+), moved AS (
+    UPDATE flowstone.steps s SET due_at = flowstone.now(), turn = t.first, parked = CASE WHEN NOT r.admitted THEN 'lane' WHEN r.paused THEN 'paused' END
+      FROM batch b JOIN turns t USING (queue, priority), flowstone.runs r
+     WHERE s.id = b.id AND s.parked = 'idle' AND r.id = s.run_id
+    RETURNING s.queue, s.parked
+)
+SELECT queue FROM moved WHERE parked IS NULL;
+
+-- --- the next round -------------------------------------------------------------------------------------------------------------
+
+-- name: reopen_items (item: failed | cancelled -> retry; item_claim: held | lost -> settled)
+-- What has not succeeded is done again; no claim of an earlier round holds anything any more.
+WITH dropped AS (
+    UPDATE flowstone.item_claims c SET status = 'settled', lost_by = NULL, left_open = 0
+     WHERE c.barrier_id = %(barrier)s AND c.status <> 'settled'
+)
+UPDATE flowstone.items i
+   SET status = 'retry', attempt = 0, failures = 0, crashes = 0, losses = 0, round = %(round)s, error = NULL, result = NULL, claim = NULL,
+       due_at = flowstone.now(), ended_at = NULL
+ WHERE i.barrier_id = %(barrier)s AND i.status IN ('failed', 'cancelled', 'retry');
+
+-- name: reopen_pages
+-- Pages count no failures, and begin again where not all of their items have ended. Answers how many succeeded items the barrier has
+-- counted by pages that are no longer complete.
+WITH moved AS (
+    UPDATE flowstone.barrier_pages p
+       SET failed = 0, next = CASE WHEN p.done + p.failed < p.size THEN 0 ELSE p.next END, patchy = p.patchy OR p.done + p.failed < p.size
+      FROM flowstone.barrier_pages o
+     WHERE p.barrier_id = %(barrier)s AND (p.failed > 0 OR p.done + p.failed < p.size) AND o.barrier_id = p.barrier_id AND o.number = p.number
+    RETURNING CASE WHEN o.done + o.failed = o.size THEN o.done ELSE 0 END AS uncounted
+)
+SELECT coalesce(sum(uncounted), 0)::int AS uncounted FROM moved;
+
+-- name: reopen_barrier (barrier: completed | partial_failure | failed | cancelled -> open)
+UPDATE flowstone.barriers b
+   SET status = 'open', round = %(round)s, done = b.done - %(uncounted)s, failed = CASE WHEN %(keep)s THEN b.failed ELSE 0 END, error = NULL,
+       closed_at = NULL
+ WHERE b.id = %(barrier)s AND b.status <> 'open' AND b.round < %(round)s
+RETURNING b.*;
+
+-- name: gather_instead
+-- The step of the next round gathers what there is: nothing is scattered again.
+UPDATE flowstone.steps SET phase = 'gather' WHERE id = %(step)s AND status IN ('ready', 'blocked') AND phase = 'call' RETURNING id;

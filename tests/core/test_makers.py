@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,8 @@ from corelab import AT_ONCE, QUEUE, Lab, in_threads, step
 from flowstone_celery.core import steps
 from flowstone_celery.core.model import Claim, Done
 from flowstone_celery.outcomes import Cancel, Fail, Retry, Skip
+from flowstone_celery.record import values
+from flowstone_celery.record.values import NewValue
 from flowstone_celery.states import StepStatus
 
 if TYPE_CHECKING:
@@ -168,3 +171,50 @@ def test_a_claim_tells_the_version_that_stands_unless_it_is_invalidated(lab: Lab
         assert again.stands is None
     finally:
         lab.sql("DELETE FROM flowstone.asset_current")
+
+
+def test_a_claim_sees_the_value_of_a_maker_that_settled_while_it_was_under_way(lab: Lab) -> None:
+    """Between its first look and its row another made the value: it is not made once more."""
+    late, maker = two_runs(lab)
+    worker, other = lab.worker(), lab.worker()
+    lab.sql(
+        "CREATE FUNCTION flowstone.hold_on() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NEW; END $$"
+    )
+    lab.sql(
+        "CREATE TRIGGER hold_on BEFORE UPDATE ON flowstone.steps FOR EACH ROW "
+        f"WHEN (NEW.id = {lab.id_of(late, 'a')}) EXECUTE FUNCTION flowstone.hold_on()"
+    )
+    with ThreadPoolExecutor(1) as thread, lab.database.connection() as connection:
+        connection.execute("SELECT pg_advisory_xact_lock(7)")
+        under_way = thread.submit(claimed, lab, late, worker)
+        waits = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        while not connection.execute(waits).fetchone():
+            assert not under_way.done()
+        made = settled_value(lab, claimed(lab, maker, other))
+        connection.commit()
+        claim = under_way.result(timeout=30)
+    assert claim is not None
+    assert claim.stands == made
+
+
+def settled_value(lab: Lab, claim: Claim | None) -> int:
+    assert claim is not None
+    value = NewValue(
+        asset=claim.name,
+        partition=claim.partition,
+        run_id=claim.run_id,
+        step_id=claim.id,
+        fence=claim.fence,
+        io="postgres",
+        size=1,
+        digest="d",
+        content=b"1",
+        pointer=None,
+    )
+    with lab.database.transaction() as tx:
+        version = values.settle(tx, value)
+        assert steps.succeed(tx, claim.held, None) is not None
+    assert version is not None
+    assert lab.steps(claim.run_id)["a"]["output"] == {"value": version}, "the output names it by itself"
+    return version

@@ -98,7 +98,7 @@ def _break_functions() -> None:
             import_module(f"flowstone_celery.{room}")
         real(url, name)
         for definition in _functions.values():
-            databases._admin(databases._renamed(url, name), definition)
+            databases._admin(databases._renamed(url, name), definition.replace("%", "%%"))
 
     databases._make_template = make
 

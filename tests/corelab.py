@@ -56,6 +56,11 @@ _TABLES = (
     "requests",
     "partition_keys",
     "backfills",
+    "barriers",
+    "barrier_pages",
+    "barrier_keys",
+    "item_claims",
+    "items",
 )
 
 

@@ -65,7 +65,7 @@ def close_if_due(tx: Tx, barrier: int, policy: Policy, counts: Counts, *, name: 
     status = status_of(policy, counts)
     if status is None:
         return None
-    error = _failed(name, counts).to_dict() if status is BarrierStatus.FAILED else None
+    error = _failed(tx, barrier, name, counts).to_dict() if status is BarrierStatus.FAILED else None
     return close(tx, barrier, status, error)
 
 
@@ -108,10 +108,14 @@ def call_hands(tx: Tx, barrier: int, *, most: int) -> tuple[str, ...]:
     return tuple(row["queue"] for row in tx.rows(SQL["call_hands"], barrier=barrier, limit=most))
 
 
-def _failed(name: str, counts: Counts) -> ScatterFailed:
+def _failed(tx: Tx, barrier: int, name: str, counts: Counts) -> ScatterFailed:
+    first = tx.row(SQL["items_failed"], barrier=barrier, after=-1, limit=1)
+    cause = str(((first or {}).get("error") or {}).get("message") or "")
     told = f"{counts.failed} of {counts.total} items of {name!r} failed"
+    if not counts.sealed:
+        told = f"{counts.failed} items of {name!r} failed while its keys were being read"
     return ScatterFailed(
-        told if counts.sealed else f"{counts.failed} items of {name!r} failed while its keys were being read",
+        f"{told}, the first: {cause}" if cause else told,
         hint="list them with their errors; retry the run to do them again, or accept what succeeded",
         asset=name,
         failed=counts.failed,

@@ -115,7 +115,7 @@ def _item(index: int, key: Key, row: Row | None, untouched: str = PENDING) -> It
 
 
 def results(database: Database, barrier_id: int, *, after: int = -1, limit: int = 1_000) -> list[Row]:
-    """Ended items in index order after this index: `index`, `key` and `result` as JSON bytes, `status`."""
+    """Ended items in index order after this index: `index`, `key` and `result` as JSON bytes, `status`, `round`."""
     rows = database.once(SQL["results"], barrier=barrier_id, after=after, limit=limit)
     keys = _keys(database, barrier_id, [row["index"] for row in rows])
     return [{**row, "key": keys[row["index"]], "result": result_of(row["result"])} for row in rows]
@@ -123,7 +123,7 @@ def results(database: Database, barrier_id: int, *, after: int = -1, limit: int 
 
 def _keys(database: Database, barrier_id: int, indexes: list[int]) -> dict[int, Key]:
     """The keys of these indexes, which are in order."""
-    wanted, found = iter(indexes), dict[int, Key]()
+    wanted, found = iter(indexes), dict[int, bytes]()
     index = next(wanted, None)
     while index is not None:
         for begin, keys in _pages(database, barrier_id, index):

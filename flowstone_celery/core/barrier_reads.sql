@@ -47,5 +47,5 @@ SELECT i.index, i.status, i.attempt, i.error, i.seconds, i.ended_at, nullif(i.du
 
 -- name: results
 -- Items that have ended, in the order of their indexes, by keyset.
-SELECT i.index, i.status, i.result FROM flowstone.items i
+SELECT i.index, i.status, i.round, i.result FROM flowstone.items i
  WHERE i.barrier_id = %(barrier)s AND i.index > %(after)s AND i.status IN ('succeeded', 'failed') ORDER BY i.index LIMIT %(limit)s;

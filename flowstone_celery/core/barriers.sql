@@ -90,18 +90,23 @@ WITH grown AS (
 )
 SELECT id FROM grown;
 
--- name: add_hands (step: -> ready)
--- As many hands as can be of use: no more than there are items that nobody has claimed, than may work at once, than twice the slots of
+-- fragment: lacking_hands_of_b
+-- How many more hands can be of use to barrier b: no more than there are items open, than may work at once, than twice the slots of
 -- their queue; those that live count.
+least(ceil((b.total - b.done - b.failed)::float8 / greatest(1, coalesce((b.policy ->> 'width')::int, 1))),
+      ceil((b.policy ->> 'max_concurrent')::float8 / greatest(1, coalesce((b.policy ->> 'width')::int, 1))),
+      greatest(4, 2 * coalesce((SELECT sum(n.slots) FROM flowstone.nodes n
+                                 WHERE n.status = 'live' AND n.alive_until > flowstone.now() AND b.queue = ANY (n.queues)), 0)))::int
+- (SELECT count(*) FROM flowstone.steps s WHERE s.barrier_id = b.id AND s.phase = 'item' AND s.status IN ('ready', 'running'))::int
+
+-- name: add_hands (step: -> ready)
+-- As many hands as can be of use.
 WITH b AS (
-    SELECT o.*, greatest(1, coalesce((o.policy ->> 'width')::int, 1)) AS width, (o.policy ->> 'max_concurrent')::int AS most
-      FROM flowstone.barriers o WHERE o.id = %(barrier)s AND o.status = 'open'
+    SELECT o.* FROM flowstone.barriers o WHERE o.id = %(barrier)s AND o.status = 'open'
 ), q AS (
-    SELECT b.id, b.queue, b.priority, least(
-               ceil((b.total - b.done - b.failed)::float8 / b.width), ceil(b.most::float8 / b.width), greatest(4, 2 * coalesce((
-                   SELECT sum(n.slots) FROM flowstone.nodes n
-                    WHERE n.status = 'live' AND n.alive_until > flowstone.now() AND b.queue = ANY (n.queues)), 0)))::int - (
-               SELECT count(*) FROM flowstone.steps s WHERE s.barrier_id = b.id AND s.phase = 'item' AND s.status IN ('ready', 'running'))::int AS lacking
+    SELECT b.id, b.queue, b.priority,
+           -- use: lacking_hands_of_b
+           AS lacking
       FROM b
 ), grown AS (
     UPDATE flowstone.runs r SET total_steps = r.total_steps + q.lacking, remaining_steps = r.remaining_steps + q.lacking
@@ -495,3 +500,60 @@ RETURNING b.*;
 -- name: gather_instead
 -- The step of the next round gathers what there is: nothing is scattered again.
 UPDATE flowstone.steps SET phase = 'gather' WHERE id = %(step)s AND status IN ('ready', 'blocked') AND phase = 'call' RETURNING id;
+
+-- --- sweeps and retention -------------------------------------------------------------------------------------------------------
+
+-- name: barriers_in_need
+-- Open barriers that nobody works for although there is work: hands are lacking since there are more slots, or all stand aside; and
+-- those whose step is no more.
+SELECT b.id, b.ended AS orphan FROM (
+    SELECT b.*, NOT EXISTS (SELECT 1 FROM flowstone.steps s WHERE s.id = b.step_id AND s.finished_at IS NULL) AS ended,
+           EXISTS (SELECT 1 FROM flowstone.barrier_pages p WHERE p.barrier_id = b.id AND p.next < p.size) AS pages,
+           EXISTS (SELECT 1 FROM flowstone.items i WHERE i.barrier_id = b.id AND i.status = 'retry' AND i.due_at <= flowstone.now()) AS due,
+           EXISTS (SELECT 1 FROM flowstone.items i WHERE i.barrier_id = b.id AND i.status = 'retry' AND i.due_at = 'infinity') AS held,
+           EXISTS (SELECT 1 FROM flowstone.steps s WHERE s.barrier_id = b.id AND s.phase = 'item'
+                      AND (s.status = 'running' OR s.status = 'ready' AND s.parked IS DISTINCT FROM 'idle')) AS busy
+      FROM flowstone.barriers b JOIN flowstone.runs r ON r.id = b.run_id AND r.status = 'running' AND NOT r.paused
+     WHERE b.status = 'open' ORDER BY b.id LIMIT %(limit)s) b
+ WHERE b.ended OR NOT b.busy AND (b.pages OR b.due OR b.held)
+    OR b.pages AND
+    -- use: lacking_hands_of_b
+       > 0;
+
+-- name: drop_keys
+-- Digests tell equal keys apart while a barrier is filled; then they go, a batch at a time.
+WITH one AS (
+    SELECT b.id FROM flowstone.barriers b WHERE b.keyed AND b.sealed AND b.status <> 'open' ORDER BY b.id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM flowstone.barrier_keys k USING one o WHERE k.barrier_id = o.id AND k.digest = ANY (ARRAY(
+        SELECT d.digest FROM flowstone.barrier_keys d WHERE d.barrier_id = (SELECT id FROM one) LIMIT %(limit)s))
+    RETURNING k.digest
+), emptied AS (
+    UPDATE flowstone.barriers b SET keyed = false FROM one o WHERE b.id = o.id AND (SELECT count(*) FROM gone) < %(limit)s
+)
+SELECT (SELECT count(*) FROM gone) AS dropped FROM one;
+
+-- name: bury_barriers
+-- One batch of what barriers of runs that are gone have left. One whose step's value still stands stays: the value may be its results.
+WITH one AS (
+    SELECT b.id FROM flowstone.barriers b
+     WHERE b.abandoned AND NOT EXISTS (SELECT 1 FROM flowstone.asset_values v WHERE v.step_id = b.step_id)
+     ORDER BY b.id LIMIT 1 FOR UPDATE SKIP LOCKED
+), gone_items AS (
+    DELETE FROM flowstone.items i USING one o WHERE i.barrier_id = o.id AND i.index = ANY (ARRAY(
+        SELECT d.index FROM flowstone.items d WHERE d.barrier_id = (SELECT id FROM one) LIMIT %(limit)s))
+    RETURNING i.index
+), gone_keys AS (
+    DELETE FROM flowstone.barrier_keys k USING one o WHERE k.barrier_id = o.id AND k.digest = ANY (ARRAY(
+        SELECT d.digest FROM flowstone.barrier_keys d WHERE d.barrier_id = (SELECT id FROM one) LIMIT %(limit)s))
+    RETURNING k.digest
+), last AS (
+    SELECT o.id FROM one o WHERE (SELECT count(*) FROM gone_items) < %(limit)s AND (SELECT count(*) FROM gone_keys) < %(limit)s
+), gone_pages AS (
+    DELETE FROM flowstone.barrier_pages p USING last l WHERE p.barrier_id = l.id
+), gone_claims AS (
+    DELETE FROM flowstone.item_claims c USING last l WHERE c.barrier_id = l.id
+), gone AS (
+    DELETE FROM flowstone.barriers b USING last l WHERE b.id = l.id
+)
+SELECT (SELECT count(*) FROM gone_items) AS items, (SELECT count(*) FROM last) AS barriers FROM one;

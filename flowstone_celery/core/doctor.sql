@@ -58,7 +58,7 @@ SELECT 'step ' || s.id || ' is ' || s.status || ' with attempt ' || s.attempt ||
       SELECT step_id, count(*) AS claims FROM flowstone.history WHERE step_id IS NOT NULL AND event = 'step.running' GROUP BY step_id) c
     ON c.step_id = s.id
  WHERE s.attempt <> coalesce(h.starts, 0) OR s.fence <> coalesce(c.claims, 0)
-    OR (s.status IN ('running', 'succeeded', 'failed', 'skipped', 'cancelled') AND h.last IS DISTINCT FROM 'step.' || s.status)
+    OR (s.status IN ('running', 'waiting', 'succeeded', 'failed', 'skipped', 'cancelled') AND h.last IS DISTINCT FROM 'step.' || s.status)
     OR (s.status = 'ready' AND h.last IS NOT NULL AND h.last NOT IN ('step.ready', 'step.retry', 'step.released'))
     OR (s.status = 'blocked' AND h.last IS NOT NULL);
 
@@ -101,6 +101,58 @@ SELECT 'lane ' || l.lane || ' lets in ' || l.inside || ' runs at once, but is ' 
   FROM (SELECT r.tenant, r.lane, count(*) FILTER (WHERE r.admitted AND r.finished_at IS NULL) AS inside, max(r.lane_width) AS width
           FROM flowstone.runs r WHERE r.lane IS NOT NULL GROUP BY r.tenant, r.lane) l
  WHERE l.inside > l.width;
+
+-- name: counters_of_pages
+-- Pages and barriers count exactly the items that have ended.
+SELECT 'page ' || p.number || ' of barrier ' || p.barrier_id || ' counts ' || p.done || ' done and ' || p.failed || ' failed, but has ' ||
+       c.done || ' and ' || c.failed AS finding
+  FROM flowstone.barrier_pages p CROSS JOIN LATERAL (
+      SELECT count(*) FILTER (WHERE i.status = 'succeeded') AS done, count(*) FILTER (WHERE i.status = 'failed') AS failed
+        FROM flowstone.items i WHERE i.barrier_id = p.barrier_id AND i.index >= p.first AND i.index < p.first + p.size) c
+ WHERE (p.done <> c.done OR p.failed <> c.failed)
+   AND NOT EXISTS (SELECT 1 FROM flowstone.barriers b WHERE b.id = p.barrier_id AND b.abandoned);
+
+-- name: counters_of_barriers
+SELECT 'barrier ' || b.id || ' counts ' || b.done || ' done, ' || b.failed || ' failed of ' || b.total || ', but its pages say ' ||
+       p.done || ', ' || p.failed || ' of ' || p.total AS finding
+  FROM flowstone.barriers b CROSS JOIN LATERAL (
+      SELECT coalesce(sum(p.done) FILTER (WHERE p.done + p.failed = p.size), 0) AS done, coalesce(sum(p.failed), 0) AS failed,
+             coalesce(sum(p.size), 0) AS total
+        FROM flowstone.barrier_pages p WHERE p.barrier_id = b.id) p
+ WHERE NOT b.abandoned AND (b.done <> p.done OR b.failed <> p.failed OR b.total <> p.total);
+
+-- name: barriers_close
+-- A barrier is open as long as its step waits for it, or fills it; one of which all items have ended has closed.
+SELECT 'barrier ' || b.id || ' is open with ' || b.done || ' done and ' || b.failed || ' failed of ' || b.total AS finding
+  FROM flowstone.barriers b WHERE b.status = 'open' AND b.sealed AND b.done + b.failed = b.total
+UNION ALL
+SELECT 'barrier ' || b.id || ' is open, but its step ' || b.step_id || ' is ' || coalesce(s.status, 'gone')
+  FROM flowstone.barriers b LEFT JOIN flowstone.steps s ON s.id = b.step_id
+ WHERE b.status = 'open' AND (s.id IS NULL OR s.status NOT IN ('waiting', 'running', 'ready', 'blocked') OR b.sealed AND s.status <> 'waiting')
+UNION ALL
+SELECT 'step ' || s.id || ' (' || s.name || ') waits, but no barrier of it is open'
+  FROM flowstone.steps s WHERE s.status = 'waiting' AND NOT EXISTS (
+       SELECT 1 FROM flowstone.barriers b WHERE b.step_id = s.id AND b.status = 'open');
+
+-- name: claims_of_items
+-- A claim that is held belongs to a hand that runs under its fence; what it counts as open is open.
+SELECT 'hand ' || c.hand_id || ' holds items of barrier ' || c.barrier_id || ' under fence ' || c.fence || ', but is ' ||
+       coalesce(s.status || ' under fence ' || s.fence, 'gone') AS finding
+  FROM flowstone.item_claims c JOIN flowstone.barriers b ON b.id = c.barrier_id AND b.status = 'open' LEFT JOIN flowstone.steps s ON s.id = c.hand_id
+ WHERE c.status = 'held' AND (s.id IS NULL OR s.status <> 'running' OR s.fence <> c.fence)
+UNION ALL
+SELECT 'hand ' || c.hand_id || ' counts ' || c.left_open || ' open items, but has ' || o.open
+  FROM flowstone.item_claims c JOIN flowstone.barriers b ON b.id = c.barrier_id AND b.status = 'open' CROSS JOIN LATERAL (
+      SELECT count(*) AS open FROM (
+          SELECT unnest(c.items) AS index UNION ALL SELECT generate_series(c.first, c.first + c.size - 1) WHERE c.items IS NULL) x
+        LEFT JOIN flowstone.items i ON i.barrier_id = c.barrier_id AND i.index = x.index
+       WHERE i.index IS NULL OR i.claim = c.hand_id) o
+ WHERE c.status <> 'settled' AND c.left_open <> o.open
+UNION ALL
+SELECT 'item ' || i.index || ' of barrier ' || i.barrier_id || ' is claimed by ' || i.claim || ', which holds nothing'
+  FROM flowstone.items i JOIN flowstone.barriers b ON b.id = i.barrier_id AND b.status = 'open'
+ WHERE i.status = 'retry' AND i.claim IS NOT NULL
+   AND NOT EXISTS (SELECT 1 FROM flowstone.item_claims c WHERE c.hand_id = i.claim AND c.status <> 'settled');
 
 -- name: clock_is_not_shifted
 -- Only the test kit moves the clock.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from flowstone_celery import faults
-from flowstone_celery.core import acts, lanes, retention, runs, steps
+from flowstone_celery.core import acts, barrier_sweep, lanes, retention, runs, steps
 from flowstone_celery.core.model import WakeUp
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.tell import tell_released
@@ -136,6 +136,8 @@ class Pacer:
         if now >= self._lanes_again:
             self._lanes_again = now + _LANES_EVERY
             lanes.sweep(self._database, self._carrier, self._settings)
+            if agenda["scatters"]:
+                self.wake(barrier_sweep.sweep(self._database))
 
     def _finish_cancelling(self) -> None:
         for row in self._database.once(SQL["cancelling"], limit=100):

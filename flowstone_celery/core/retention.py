@@ -25,6 +25,7 @@ DAY = 86_400.0
 _GRACE = DAY
 """Seconds after which a large value that no attempt settled is rubbish."""
 _RUNS = 500
+_ITEMS = 20_000
 _STEPS = 5_000
 """A batch ends with the run that reaches so many steps."""
 
@@ -59,13 +60,16 @@ class Pruned:
     """Large values that no attempt settled."""
     dead: int = 0
     """Rows of processes, nodes and requests that are no more."""
+    items: int = 0
+    """Items of scatters whose runs are gone."""
+    barriers: int = 0
     reached: datetime | None = None
     """Runs that ended before this moment have been looked at."""
 
     @property
     def any(self) -> bool:
         """Whether anything went."""
-        return bool(self.runs or self.values or self.leftovers or self.dead)
+        return bool(self.runs or self.values or self.leftovers or self.dead or self.items or self.barriers)
 
     def plus(self, other: Pruned) -> Pruned:
         """Both together."""
@@ -75,6 +79,8 @@ class Pruned:
             self.values + other.values,
             self.leftovers + other.leftovers,
             self.dead + other.dead,
+            self.items + other.items,
+            self.barriers + other.barriers,
             other.reached or self.reached,
         )
 
@@ -87,6 +93,7 @@ def batch(database: Database, policy: Policy, *, actor: str, after: datetime | N
         row = _one(tx, SQL["prune_runs"], **about, key_life=policy.key_life, reached=after, most_steps=_STEPS)
         left = len(tx.rows(SQL["expired_values"], grace=_GRACE, limit=_RUNS))
         dead = _one(tx, SQL["bury_rows"], **about)["dead"]
+        scatters = tx.row(SQL["bury_barriers"], limit=_ITEMS) or {"items": 0, "barriers": 0}
         if row["runs"]:
             details = {"runs": row["runs"], "older_than_seconds": policy.keep}
             audit.add(
@@ -97,7 +104,8 @@ def batch(database: Database, policy: Policy, *, actor: str, after: datetime | N
                 resource_id="runs",
                 details=details,
             )
-        return Pruned(row["runs"], row["steps"], row["stored"], left, dead, row["reached"])
+        gone = (scatters["items"], scatters["barriers"])
+        return Pruned(row["runs"], row["steps"], row["stored"], left, dead, *gone, row["reached"])
 
     return database.attempt(work)
 

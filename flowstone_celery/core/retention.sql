@@ -37,6 +37,9 @@ WITH ended AS (
                         WHERE l.upstream_asset = c.asset AND l.upstream_partition = c.partition AND l.upstream_value_id = c.id
                           AND r.finished_at IS NULL)
     RETURNING v.id
+), scatters AS (
+    -- Their items may be many: they go in batches of their own.
+    UPDATE flowstone.barriers b SET abandoned = true FROM old o WHERE b.run_id = o.id
 ), gone AS (
     DELETE FROM flowstone.runs r USING old o WHERE r.id = o.id RETURNING r.id
 )

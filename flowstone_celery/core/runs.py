@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import orjson
 
 from flowstone_celery import faults
-from flowstone_celery.core import lanes
+from flowstone_celery.core import barrier_close, lanes
 from flowstone_celery.core.model import PROTOCOL, NewRun, NewStep, WakeUp, json_text
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.errors import IdempotencyConflict, InvalidOption, RunNotFound
+from flowstone_celery.states import BarrierStatus
 from flowstone_celery.telemetry import emit
 
 if TYPE_CHECKING:
@@ -204,6 +206,8 @@ def cancel(
 def cancel_steps(database: Database, run_id: UUID) -> int:
     """All steps of a cancelling run that have not begun are cancelled, in batches; answers how many."""
     total = 0
+    for row in database.once(SQL["open_barriers_of_run"], run=run_id):
+        database.attempt(partial(barrier_close.close, barrier=row["id"], status=BarrierStatus.CANCELLED))
     while True:
         batch = database.attempt(lambda tx: tx.row(SQL["cancel_steps"], run=run_id, limit=_CANCEL_BATCH))
         moved: int = batch["moved"] if batch else 0
@@ -229,9 +233,9 @@ def read(database: Database, run_id: UUID) -> Row:
     return row
 
 
-def steps(database: Database, run_id: UUID) -> list[Row]:
-    """The run's steps in order, each with the ids of its parents and where it runs."""
-    return database.once(SQL["steps_of_run"], run=run_id)
+def steps(database: Database, run_id: UUID, *, hands: bool = False) -> list[Row]:
+    """The run's steps in order, each with the ids of its parents and where it runs; with `hands` also those that do items."""
+    return database.once(SQL["steps_of_run"], run=run_id, hands=hands)
 
 
 def events(database: Database, run_id: UUID, *, after: int = 0, limit: int = 1_000) -> list[Row]:

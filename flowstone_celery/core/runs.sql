@@ -78,21 +78,30 @@ WITH moved AS (
 )
 SELECT id FROM moved;
 
--- name: cancel_steps (step: blocked | ready -> cancelled; run: cancelling -> cancelled | failed)
--- One batch of what has not begun. Rows that somebody holds are left to the next batch or to the sweep.
+-- name: open_barriers_of_run
+-- What a run that is cancelling waits for: closed before its steps, for whoever holds a barrier may want its step.
+SELECT b.id FROM flowstone.barriers b JOIN flowstone.runs r ON r.id = b.run_id
+ WHERE b.run_id = %(run)s AND b.status = 'open' AND r.status = 'cancelling' ORDER BY b.id;
+
+-- name: cancel_steps (step: blocked | ready -> cancelled; step: ready -> skipped; run: cancelling -> cancelled | failed)
+-- One batch of what has not begun. Rows that somebody holds are left to the next batch or to the sweep. A hand makes nothing that could
+-- be cancelled: it is skipped.
 WITH batch AS (
     SELECT s.id FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
      WHERE s.run_id = %(run)s AND s.status IN ('blocked', 'ready') AND r.status = 'cancelling'
      ORDER BY s.ordinal LIMIT %(limit)s FOR NO KEY UPDATE OF s SKIP LOCKED
 ), moved AS (
-    UPDATE flowstone.steps s SET status = 'cancelled', finished_at = flowstone.now(), due_at = NULL, sent_at = NULL, parked = NULL
+    UPDATE flowstone.steps s
+       SET status = CASE WHEN s.phase = 'item' THEN 'skipped' ELSE 'cancelled' END, finished_at = flowstone.now(), due_at = NULL, sent_at = NULL,
+           parked = NULL
       FROM batch b WHERE s.id = b.id AND s.status IN ('blocked', 'ready')
-    RETURNING s.id, s.run_id, s.round, s.attempt, s.fence
+    RETURNING s.id, s.run_id, s.round, s.attempt, s.fence, s.status
 ), logged AS (
     INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence)
-    SELECT run_id, id, round, 'step.cancelled', attempt, fence FROM moved
+    SELECT run_id, id, round, 'step.' || status, attempt, fence FROM moved
 ), ended AS (
-    SELECT run_id, count(*) AS finished, 0 AS failed, count(*) AS cancelled, NULL::jsonb AS error FROM moved GROUP BY run_id
+    SELECT run_id, count(*) AS finished, 0 AS failed, count(*) FILTER (WHERE status = 'cancelled') AS cancelled, NULL::jsonb AS error
+      FROM moved GROUP BY run_id
 ),
 -- use: counted
 SELECT (SELECT count(*) FROM moved) AS moved, (SELECT status FROM counted) AS run_status, (SELECT name FROM counted) AS run_name,
@@ -118,7 +127,8 @@ SELECT id FROM moved;
 
 -- name: reopen (run: succeeded | failed | cancelled -> pending; step: succeeded | failed | skipped | cancelled -> ready | blocked)
 -- The next round of a run that has ended: what failed or was cancelled, with `begin_at` also those steps and all that stands on them,
--- with `everything` all. What is kept keeps its output. A dependency that was skipped is asked again with whatever needs it.
+-- with `everything` all. What is kept keeps its output. A dependency that was skipped is asked again with whatever needs it. Hands of an
+-- earlier round stay as they ended: a scatter that is done again has new ones.
 -- The run's row comes first: of a run that has ended nobody holds a step.
 WITH RECURSIVE seen AS (
     SELECT r.id, r.round FROM flowstone.runs r
@@ -126,7 +136,7 @@ WITH RECURSIVE seen AS (
                                OR r.status = 'succeeded' AND (%(everything)s OR cardinality(%(begin_at)s::text[]) > 0))
 ), reached(id, downwards) AS (
     SELECT s.id, s.name = ANY (%(begin_at)s::text[]) FROM seen r JOIN flowstone.steps s ON s.run_id = r.id
-     WHERE %(everything)s OR s.status IN ('failed', 'cancelled') OR s.name = ANY (%(begin_at)s::text[])
+     WHERE s.phase <> 'item' AND (%(everything)s OR s.status IN ('failed', 'cancelled') OR s.name = ANY (%(begin_at)s::text[]))
     UNION
     SELECT n.id, true FROM reached b CROSS JOIN LATERAL (
         SELECT e.child AS id FROM flowstone.step_edges e WHERE e.parent = b.id AND b.downwards
@@ -303,6 +313,15 @@ DELETE FROM flowstone.requests q WHERE q.id = (
     SELECT id FROM flowstone.requests ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED)
 RETURNING q.id, q.run_id, q.act, q.detail, q.actor;
 
+-- name: refuse
+-- A request that cannot be done is gone, and the audit log says why.
+WITH gone AS (
+    DELETE FROM flowstone.requests WHERE id = %(request)s RETURNING run_id, act, actor, detail
+)
+INSERT INTO flowstone.audit (actor, actor_type, action, resource_type, resource_id, details)
+SELECT actor, 'user', 'run.' || act || '.refused', 'run', run_id::text, jsonb_build_object('asked', detail) || %(error)s::jsonb FROM gone
+RETURNING id;
+
 -- fragment: named_by_filter
 (%(statuses)s::text[] IS NULL OR r.status = ANY (%(statuses)s::text[]))
    AND (%(name)s::text IS NULL OR r.name = %(name)s)
@@ -331,8 +350,21 @@ SELECT count(*) AS runs FROM flowstone.runs r
 -- name: cancelling
 SELECT id FROM flowstone.runs WHERE status = 'cancelling' ORDER BY cancelled_at LIMIT %(limit)s;
 
+-- fragment: without_hands
+-- What is shown of a run's counts, in place of those in its row: hands count in their run, and are not shown.
+r.total_steps - h.hands AS total_steps, r.remaining_steps - h.open AS remaining_steps
+
+-- fragment: hands_of_r
+(SELECT count(s.id)::int AS hands, (count(s.id) FILTER (WHERE s.finished_at IS NULL))::int AS open
+   FROM flowstone.barriers b JOIN flowstone.steps s ON s.barrier_id = b.id AND s.phase = 'item' WHERE b.run_id = r.id)
+
 -- name: run
-SELECT * FROM flowstone.runs WHERE id = %(run)s;
+SELECT r.*,
+       -- use: without_hands
+  FROM flowstone.runs r CROSS JOIN LATERAL
+       -- use: hands_of_r
+       h
+ WHERE r.id = %(run)s;
 
 -- name: by_prefix
 -- Runs whose id begins so, as the range of ids from one that ends in zeros to one that ends in fs.
@@ -347,7 +379,11 @@ SELECT i.id, (SELECT r.id FROM flowstone.runs r WHERE r.id < i.id ORDER BY r.id 
 -- name: runs_page
 -- plan: anew
 -- Newest first, by keyset: pass the last row's created_at and id to go on.
-SELECT * FROM flowstone.runs r
+SELECT r.*,
+       -- use: without_hands
+  FROM flowstone.runs r CROSS JOIN LATERAL
+       -- use: hands_of_r
+       h
  WHERE (%(status)s::text IS NULL OR r.status = %(status)s)
    AND (%(name)s::text IS NULL OR r.name = %(name)s)
    AND (%(partition)s::text IS NULL OR r.partition = %(partition)s)
@@ -355,18 +391,24 @@ SELECT * FROM flowstone.runs r
  ORDER BY r.created_at DESC, r.id DESC LIMIT %(limit)s;
 
 -- name: progress
-SELECT r.id, r.status, r.total_steps, r.remaining_steps, r.failed_steps, r.error,
+SELECT r.id, r.status, r.failed_steps, r.error,
+       -- use: without_hands
+       ,
        (SELECT max(h.id) FROM flowstone.history h WHERE h.run_id = r.id) AS last_event
-  FROM flowstone.runs r WHERE r.id = %(run)s;
+  FROM flowstone.runs r CROSS JOIN LATERAL
+       -- use: hands_of_r
+       h
+ WHERE r.id = %(run)s;
 
 -- name: next_due_of_run
 SELECT extract(epoch FROM min(s.due_at) - flowstone.now())::float8 AS due_in FROM flowstone.steps s WHERE s.run_id = %(run)s AND s.status = 'ready';
 
 -- name: steps_of_run
+-- Without its hands, unless they are asked for.
 SELECT s.*, w.node_name, w.pid,
        (SELECT jsonb_agg(e.parent ORDER BY e.parent) FROM flowstone.step_edges e WHERE e.child = s.id) AS parents
   FROM flowstone.steps s LEFT JOIN flowstone.workers w ON w.id = s.worker_id
- WHERE s.run_id = %(run)s ORDER BY s.ordinal;
+ WHERE s.run_id = %(run)s AND (%(hands)s OR s.phase <> 'item') ORDER BY s.ordinal;
 
 -- name: events
 SELECT h.*, s.name AS step, s.partition FROM flowstone.history h LEFT JOIN flowstone.steps s ON s.id = h.step_id
@@ -374,4 +416,4 @@ SELECT h.*, s.name AS step, s.partition FROM flowstone.history h LEFT JOIN flows
 
 -- name: latest_of_name
 -- The newest step that made, or tried to make, this name and partition.
-SELECT * FROM flowstone.steps WHERE name = %(name)s AND partition = %(partition)s ORDER BY created_at DESC, id DESC LIMIT 1;
+SELECT * FROM flowstone.steps WHERE name = %(name)s AND partition = %(partition)s AND phase <> 'item' ORDER BY created_at DESC, id DESC LIMIT 1;

@@ -323,50 +323,64 @@ SELECT id, ARRAY[queue] AS opened,
        -- use: awaited
   FROM moved m;
 
--- name: release_dead (step: running -> ready)
+-- fragment: lost_with_their_hands
+-- What a released hand had claimed is lost; whoever comes next does it. One that shared its process is under no suspicion by name.
+lost AS (
+    UPDATE flowstone.item_claims c SET status = 'lost', lost_by = m.lost_by FROM moved m
+     WHERE m.phase = 'item' AND c.hand_id = m.id AND c.status = 'held'
+)
+
+-- name: release_dead (step: running -> ready; item_claim: held -> lost)
 -- What dead processes held is ready again, counted as a crash, a loss, or neither (an announced stop). A step that has reached a limit
 -- is left for `at_limit` and ends as failed.
 -- A crash is counted only of a step that was alone in its process. Of several nobody knows which one it was: each counts a loss instead
--- (never the last one that the limit allows), and is not run beside others again.
+-- (never the last one that the limit allows), and is not run beside others again. A hand has no limit: its items have.
 WITH company AS (
     SELECT s.worker_id, count(*) > 1 AS several FROM flowstone.steps s
      WHERE s.status = 'running' AND s.worker_id = ANY (%(workers)s::bigint[]) GROUP BY s.worker_id
 ), held AS (
     SELECT s.id, s.worker_id, c.several AND %(crash)s > 0 AS suspected FROM flowstone.steps s JOIN company c USING (worker_id)
      WHERE s.status = 'running' AND s.worker_id = ANY (%(workers)s::bigint[])
-       AND (c.several OR s.crashes + %(crash)s < %(crash_limit)s) AND s.losses + %(loss)s < %(loss_limit)s
+       AND (s.phase = 'item' OR (c.several OR s.crashes + %(crash)s < %(crash_limit)s) AND s.losses + %(loss)s < %(loss_limit)s)
      ORDER BY s.id FOR NO KEY UPDATE OF s
 ), moved AS (
     UPDATE flowstone.steps s
        SET status = 'ready', worker_id = NULL, deadline_at = NULL, due_at = flowstone.now(), note = %(reason)s,
-           crashes = s.crashes + CASE WHEN h.suspected THEN 0 ELSE %(crash)s END,
-           losses = CASE WHEN h.suspected THEN greatest(s.losses, least(s.losses + 1, %(loss_limit)s - 1)) ELSE s.losses + %(loss)s END
+           crashes = s.crashes + CASE WHEN h.suspected OR s.phase = 'item' THEN 0 ELSE %(crash)s END,
+           losses = CASE WHEN s.phase = 'item' THEN least(1, s.losses + %(crash)s + %(loss)s)
+                         WHEN h.suspected THEN greatest(s.losses, least(s.losses + 1, %(loss_limit)s - 1)) ELSE s.losses + %(loss)s END
       FROM held h
      WHERE s.id = h.id AND s.status = 'running' AND s.worker_id = h.worker_id
-    RETURNING s.id, s.run_id, s.round, s.attempt, s.fence, s.name, s.partition, s.queue, h.worker_id
-), logged AS (
+    RETURNING s.id, s.run_id, s.round, s.attempt, s.fence, s.name, s.partition, s.queue, s.phase, h.worker_id,
+              CASE WHEN h.suspected OR %(loss)s > 0 THEN 'loss' WHEN %(crash)s > 0 THEN 'crash' ELSE 'stop' END AS lost_by
+),
+-- use: lost_with_their_hands
+, logged AS (
     INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id, detail)
     SELECT run_id, id, round, 'step.released', attempt, fence, worker_id, jsonb_build_object('reason', %(reason)s::text) FROM moved
 )
 SELECT id, run_id, name, partition, attempt, queue FROM moved;
 
--- name: release_lost (step: running -> ready)
+-- name: release_lost (step: running -> ready; item_claim: held -> lost)
 -- What nodes held that no longer beat is ready again, with growing pauses. Leases do not run while the database is away: the pacer
 -- must have been steady for a whole lease.
 WITH held AS (
     SELECT s.id, s.worker_id FROM flowstone.steps s JOIN flowstone.workers w ON w.id = s.worker_id CROSS JOIN flowstone.pacer p
-     WHERE s.status = 'running' AND w.alive_until < flowstone.now() AND s.losses + 1 < %(loss_limit)s
+     WHERE s.status = 'running' AND w.alive_until < flowstone.now() AND (s.losses + 1 < %(loss_limit)s OR s.phase = 'item')
        AND p.steady_since < flowstone.now() - make_interval(secs => %(lease)s)
      ORDER BY s.id LIMIT %(limit)s FOR NO KEY UPDATE OF s SKIP LOCKED
 ), moved AS (
     UPDATE flowstone.steps s
-       SET status = 'ready', losses = s.losses + 1, worker_id = NULL, deadline_at = NULL, note = 'lease lost',
+       SET status = 'ready', losses = CASE WHEN s.phase = 'item' THEN 1 ELSE s.losses + 1 END, worker_id = NULL, deadline_at = NULL,
+           note = 'lease lost',
            due_at = flowstone.now() + make_interval(secs => CASE WHEN s.losses = 0 THEN 0 ELSE least(60, power(2, s.losses)) END),
            parked = CASE WHEN s.losses > 0 THEN 'due' END
       FROM held h
      WHERE s.id = h.id AND s.status = 'running' AND s.worker_id = h.worker_id
-    RETURNING s.id, s.run_id, s.round, s.attempt, s.fence, s.name, s.partition, s.queue, h.worker_id
-), logged AS (
+    RETURNING s.id, s.run_id, s.round, s.attempt, s.fence, s.name, s.partition, s.queue, s.phase, h.worker_id, 'loss' AS lost_by
+),
+-- use: lost_with_their_hands
+, logged AS (
     INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id, detail)
     SELECT run_id, id, round, 'step.released', attempt, fence, worker_id, jsonb_build_object('reason', 'lease lost') FROM moved
 )
@@ -377,7 +391,7 @@ SELECT id, run_id, name, partition, attempt, queue FROM moved;
 SELECT s.id AS step, s.worker_id AS worker, s.fence, s.run_id, s.name, s.partition, s.attempt, s.crashes, s.losses,
        w.node_name, w.pid
   FROM flowstone.steps s JOIN flowstone.workers w ON w.id = s.worker_id CROSS JOIN flowstone.pacer p
- WHERE s.status = 'running'
+ WHERE s.status = 'running' AND s.phase <> 'item'
    AND ((s.worker_id = ANY (%(workers)s::bigint[])
          -- A claim that the process had sent before it died may land after the others were released: it is not at a limit.
          AND (s.crashes + %(crash)s >= %(crash_limit)s OR s.losses + %(loss)s >= %(loss_limit)s))

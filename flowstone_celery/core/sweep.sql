@@ -20,12 +20,14 @@ WITH RECURSIVE queues AS (
       FROM queues k WHERE k.queue IS NOT NULL
 )
 SELECT (SELECT array_agg(k.queue) FROM queues k WHERE k.queue IS NOT NULL) AS due,
-       (SELECT extract(epoch FROM s.due_at - flowstone.now())::float8 FROM flowstone.steps s WHERE s.parked = 'due'
+       (SELECT extract(epoch FROM s.due_at - flowstone.now())::float8 FROM flowstone.steps s WHERE s.parked IN ('due', 'idle')
          ORDER BY s.due_at LIMIT 1) AS next_due_in,
        EXISTS (SELECT 1 FROM flowstone.steps a WHERE a.parked = 'maker' AND NOT EXISTS (
                    SELECT 1 FROM flowstone.steps m WHERE m.status = 'running' AND m.sole AND m.name = a.name AND m.partition = a.partition)) AS awaiting,
        EXISTS (SELECT 1 FROM flowstone.runs r WHERE r.deadline_at <= flowstone.now() AND r.status IN ('pending', 'running')) AS late,
        EXISTS (SELECT 1 FROM flowstone.requests) AS asked,
+       EXISTS (SELECT 1 FROM flowstone.barriers b WHERE b.status = 'open')
+           OR EXISTS (SELECT 1 FROM flowstone.barriers b WHERE b.keyed) AS scatters,
        EXISTS (SELECT 1 FROM flowstone.runs r WHERE r.status = 'cancelling') AS cancelling,
        EXISTS (SELECT 1 FROM flowstone.workers w JOIN flowstone.steps s ON s.worker_id = w.id AND s.status = 'running'
                 WHERE w.alive_until < flowstone.now()) AS lost;
@@ -34,7 +36,7 @@ SELECT (SELECT array_agg(k.queue) FROM queues k WHERE k.queue IS NOT NULL) AS du
 -- One batch of rows whose moment has come, back in the line at the present turn (of one run only, where one is named).
 WITH batch AS (
     SELECT s.id, s.queue, s.priority FROM flowstone.steps s
-     WHERE s.parked = 'due' AND s.due_at <= flowstone.now() AND (%(only_run)s::uuid IS NULL OR s.run_id = %(only_run)s)
+     WHERE s.parked IN ('due', 'idle') AND s.due_at <= flowstone.now() AND (%(only_run)s::uuid IS NULL OR s.run_id = %(only_run)s)
      ORDER BY s.due_at LIMIT %(limit)s FOR NO KEY UPDATE OF s SKIP LOCKED
 ), turns AS (
     SELECT q.queue, q.priority,
@@ -45,7 +47,7 @@ WITH batch AS (
 UPDATE flowstone.steps s SET turn = t.first, parked =
        -- use: parked_as_its_run_says
   FROM batch b JOIN turns t USING (queue, priority), flowstone.runs r
- WHERE s.id = b.id AND s.parked = 'due' AND r.id = s.run_id
+ WHERE s.id = b.id AND s.parked IN ('due', 'idle') AND r.id = s.run_id
 RETURNING s.queue;
 
 -- name: unpark_awaiting
@@ -97,6 +99,17 @@ SELECT s.id, s.run_id, s.name, s.partition, s.queue, s.status,
                  JOIN flowstone.steps p ON p.id = e.parent WHERE e.child = s.id
                   AND p.status NOT IN ('succeeded', 'failed', 'skipped', 'cancelled')), 'none that is open')
          WHEN r.status = 'cancelling' THEN 'its run is being cancelled'
+         WHEN s.status = 'waiting' THEN coalesce((
+              SELECT 'it waits for its items: ' || b.done + b.failed + (
+                         SELECT coalesce(sum(p.done), 0) FROM flowstone.barrier_pages p WHERE p.barrier_id = b.id AND p.done + p.failed < p.size)
+                     || ' of ' || b.total || ' have ended' || CASE
+                         WHEN NOT EXISTS (SELECT 1 FROM flowstone.nodes n WHERE n.status = 'live' AND n.alive_until > flowstone.now()
+                                             AND b.queue = ANY (n.queues)) THEN ', and no worker listens on queue ' || quote_literal(b.queue)
+                         WHEN NOT EXISTS (SELECT 1 FROM flowstone.nodes n WHERE n.status = 'live' AND n.alive_until > flowstone.now()
+                                             AND b.queue = ANY (n.queues) AND b.task = ANY (n.knows)) THEN
+                              ', and no worker on queue ' || quote_literal(b.queue) || ' knows the task ' || quote_literal(b.task)
+                         ELSE '' END
+                FROM flowstone.barriers b WHERE b.step_id = s.id AND b.status = 'open'), 'what it waited for has ended: it goes on next')
          WHEN NOT r.admitted THEN 'earlier runs of lane ' || quote_literal(r.lane) || ' have not ended: ' || coalesce(
               (SELECT string_agg(e.id::text, ', ') FROM (SELECT o.id FROM flowstone.runs o
                  WHERE o.tenant = r.tenant AND o.lane = r.lane AND o.admitted AND o.finished_at IS NULL ORDER BY o.created_at LIMIT 3) e), 'it is let in next')
@@ -124,6 +137,6 @@ SELECT s.id, s.run_id, s.name, s.partition, s.queue, s.status,
   FROM flowstone.steps s
   JOIN flowstone.runs r ON r.id = s.run_id
   LEFT JOIN flowstone.workers w ON w.id = s.worker_id
- WHERE s.status NOT IN ('succeeded', 'failed', 'skipped', 'cancelled')
+ WHERE s.status NOT IN ('succeeded', 'failed', 'skipped', 'cancelled') AND s.phase <> 'item'
    AND (%(run)s::uuid IS NULL OR s.run_id = %(run)s)
  ORDER BY s.id LIMIT %(limit)s;

@@ -34,5 +34,5 @@ SELECT id, asset, partition, digest FROM flowstone.asset_values WHERE id = ANY (
 SELECT coalesce(c.partition, s.partition) AS partition, c.value_id, c.updated_at AS made_at, s.status, s.phase, s.run_id, s.error
   FROM (SELECT partition, value_id, updated_at FROM flowstone.asset_current WHERE asset = %(asset)s) c
   FULL JOIN (SELECT DISTINCT ON (partition) partition, status, phase, run_id, error
-               FROM flowstone.steps WHERE name = %(asset)s ORDER BY partition, created_at DESC, id DESC) s
+               FROM flowstone.steps WHERE name = %(asset)s AND phase <> 'item' ORDER BY partition, created_at DESC, id DESC) s
     ON s.partition = c.partition;

@@ -80,7 +80,7 @@ SELECT c.asset, c.value_id, v.run_id FROM flowstone.asset_current c JOIN flowsto
 SELECT v.* FROM flowstone.asset_values v
  WHERE v.settled_at IS NOT NULL AND v.id = coalesce(
        (SELECT (s.output ->> 'value')::bigint FROM flowstone.steps s
-         WHERE s.run_id = %(run)s AND s.name = %(asset)s AND s.partition = %(partition)s AND s.status = 'succeeded' ORDER BY s.ordinal DESC LIMIT 1),
+         WHERE s.run_id = %(run)s AND s.name = %(asset)s AND s.partition = %(partition)s AND s.status = 'succeeded' AND s.phase <> 'item' ORDER BY s.ordinal DESC LIMIT 1),
        (SELECT max(o.id) FROM flowstone.asset_values o
          WHERE o.asset = %(asset)s AND o.partition = %(partition)s AND o.run_id = %(run)s AND o.settled_at IS NOT NULL));
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flowstone_celery.app import FlowStone
     from flowstone_celery.assets.backfill import Backfill
+    from flowstone_celery.assets.batch import Batch
     from flowstone_celery.assets.context import Context
     from flowstone_celery.assets.cron import Cron
     from flowstone_celery.assets.declared import Asset, Pipeline
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from flowstone_celery.assets.moments import Hourly
     from flowstone_celery.assets.multi import Multi
     from flowstone_celery.assets.readers import FileReader, Reader, SqlReader
-    from flowstone_celery.assets.scatter import Batch, Scatter
+    from flowstone_celery.assets.scatter import Scatter
     from flowstone_celery.assets.windows import Daily, Monthly, Weekly
     from flowstone_celery.config import Settings
     from flowstone_celery.errors import FlowStoneError
@@ -57,7 +58,7 @@ _DOORS = {
     "Weekly": "assets.windows",
     "Window": "assets.mappings",
     # scatter and gather
-    "Batch": "assets.scatter",
+    "Batch": "assets.batch",
     "FileReader": "assets.readers",
     "Gathered": "assets.gathered",
     "Reader": "assets.readers",

@@ -19,6 +19,7 @@ from flowstone_celery.assets.judging import Judging
 from flowstone_celery.assets.parted import Parted
 from flowstone_celery.assets.resource import ResourceSpec, declare_resource
 from flowstone_celery.assets.resources import Resources
+from flowstone_celery.assets.scatters import Scatters
 from flowstone_celery.assets.slices import Slice, as_slice, not_ready
 from flowstone_celery.core.barrier_model import item_task
 from flowstone_celery.errors import InvalidOption, WrongState, did_you_mean
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from flowstone_celery.config import Settings
     from flowstone_celery.core.executor import Executor
     from flowstone_celery.core.interrupts import Interrupts
+    from flowstone_celery.core.joining import Joiner
     from flowstone_celery.core.model import Carrier
     from flowstone_celery.core.workers import WorkerProcess
     from flowstone_celery.db.database import Database
@@ -48,7 +50,7 @@ T = TypeVar("T")
 Named: TypeAlias = "str | Asset[..., Any]"
 
 
-class FlowStone(Parted, Judging, Backfilling):
+class FlowStone(Parted, Judging, Backfilling, Scatters):
     """Durable assets on a Celery app."""
 
     def __init__(
@@ -419,6 +421,9 @@ class FlowStone(Parted, Judging, Backfilling):
 
     def _spec(self, asset: Named) -> AssetSpec:
         return asset.spec if isinstance(asset, Asset) else self.catalog.fetch(asset)
+
+    def _joiner(self) -> Joiner:
+        return self.parts.joiner
 
     def _queue_of(self, spec: AssetSpec) -> str:
         from flowstone_celery.worker.attach import queue_of

@@ -269,6 +269,12 @@ class ScatterFailed(FlowStoneError):
     code = "FS-2016"
 
 
+class ScatterNotFound(FlowStoneError):
+    """No scatter has this id."""
+
+    code = "FS-2017"
+
+
 class NoWorker(FlowStoneError):
     """No worker listens on a queue that has work."""
 

@@ -30,6 +30,11 @@ _TABLES = [
     "nodes",
     "partition_keys",
     "backfills",
+    "barriers",
+    "barrier_pages",
+    "barrier_keys",
+    "item_claims",
+    "items",
 ]
 
 

@@ -10,7 +10,7 @@ from flowstone_celery import codec
 from flowstone_celery.errors import InvalidValue
 
 if TYPE_CHECKING:
-    from flowstone_celery.assets.scatter import Batch
+    from flowstone_celery.assets.batch import Batch
 
 _ITEMS, _INDEX, _GROUP = "items", "batch", "group"
 

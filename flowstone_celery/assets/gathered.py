@@ -20,6 +20,7 @@ from flowstone_celery.errors import CorruptRow, InvalidValue
 from flowstone_celery.io.manager import Slot, Stored
 
 if TYPE_CHECKING:
+    from flowstone_celery.core.barrier_model import Item
     from flowstone_celery.db.database import Database, Row
 
 T = TypeVar("T")
@@ -305,6 +306,11 @@ def pointer_to(barrier: int, round_: int, counts: Counts, *, batched: bool, each
     return {"barrier": barrier, "round": round_, "batched": batched, "each": each, **numbers}
 
 
+def plain_key(item: Item) -> Any:
+    """The element that an item is about: its key as it was told, dates and the like too."""
+    return codec.decode(orjson.dumps(item.key))
+
+
 @dataclass(frozen=True, slots=True)
 class BarrierResults:
     """The results of a barrier's items, as of one of its rounds."""
@@ -324,7 +330,7 @@ class BarrierResults:
     def failed(self, after: int, limit: int) -> Sequence[Failure]:
         """The next failed items."""
         items = barriers.items(self.database, self.barrier, status="failed", after=after, limit=limit)
-        return [Failure(each.index, each.key, each.error or {}, each.attempt) for each in items]
+        return [Failure(each.index, plain_key(each), each.error or {}, each.attempt) for each in items]
 
     def _counts(self, row: Row) -> bool:
-        return bool(row["status"] == "succeeded")
+        return bool(row["status"] == "succeeded" and row["round"] <= self.round)

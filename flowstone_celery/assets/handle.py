@@ -26,6 +26,7 @@ from flowstone_celery.errors import (
 from flowstone_celery.states import RUN_TERMINAL, STEP_TERMINAL, RunStatus, StepStatus
 
 if TYPE_CHECKING:
+    from flowstone_celery.assets.scatter_handle import ScatterHandle
     from flowstone_celery.core.joining import Joiner
     from flowstone_celery.db.database import Database, Row
     from flowstone_celery.db.joining import Begun
@@ -172,6 +173,12 @@ class Run(Acting):
     def steps(self) -> list[Row]:
         """Its steps in dependency order, with status, attempt, worker and error."""
         return runs.steps(self._database, self._id)
+
+    def scatters(self) -> list[ScatterHandle]:
+        """Its scatters, the newest first: how far each is, its items, and what can be done to it."""
+        from flowstone_celery.assets.scatter_handle import of_run
+
+        return of_run(self._id, self._database, lambda: self._acting)
 
     def events(self, after: int = 0) -> Iterator[Row]:
         """Its history after the given event id, oldest first; pass the last id seen to go on."""

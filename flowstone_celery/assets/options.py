@@ -145,6 +145,11 @@ def _whole(low: int, high: int) -> Callable[[Any], int]:
     return read
 
 
+def count_of(value: Any) -> int:
+    """A whole number from 1 up."""
+    return _whole(1, _INT4)(value)
+
+
 def _share(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise ValueError

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from flowstone_celery.assets.batch import OnItemError
 from flowstone_celery.assets.dependencies import Dependency, all_needs, short_of
 from flowstone_celery.assets.fingerprint import code_digest, place, underlying
 from flowstone_celery.assets.options import at
-from flowstone_celery.assets.scatter import OnItemError, Scatter
+from flowstone_celery.assets.scatter import Scatter
 from flowstone_celery.errors import DeclarationError, InvalidOption
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from flowstone_celery.assets.page_by_page import PageByPage, Pages
 from flowstone_celery.assets.scatter_spec import Part
 from flowstone_celery.assets.telling import Reads, elements_of
 from flowstone_celery.core import barriers
-from flowstone_celery.core.barrier_model import NewBarrier, Policy, Scattered
+from flowstone_celery.core.barrier_model import NewBarrier, Policy, Scattered, item_task
 from flowstone_celery.core.model import INLINE_QUEUE, NoCarrier
 from flowstone_celery.core.retry_policy import RetryPolicy
 from flowstone_celery.errors import CorruptRow, InvalidOption
@@ -220,7 +220,7 @@ class Scattering:
         """The fold about to be called; without one, what was gathered is the value as it is."""
         scatter = _of(spec)
         barrier = call.patiently(lambda: self._closed(claim))
-        gathered = self._gathered(scatter, barrier)
+        gathered = call.patiently(lambda: self._gathered(scatter, barrier))
         inputs = call.patiently(lambda: self._recorded(spec, barrier))
         fold = scatter.gather
         if fold is None or fold.subject is None:
@@ -239,17 +239,16 @@ class Scattering:
         return found
 
     def _gathered(self, scatter: ScatterSpec, barrier: Barrier) -> Gathered[Any]:
-        counts = Counts(barrier.total, barrier.done, barrier.failed, barrier.collapsed)
+        done = barrier.done
+        if done + barrier.failed < barrier.total:  # accepted as it was: its pages are not complete
+            progress = barriers.progress(self._database, barrier.id)
+            done = progress.succeeded if progress else done
+        counts = Counts(barrier.total, done, barrier.failed, barrier.collapsed)
         pointer = pointer_to(barrier.id, barrier.round, counts, batched=scatter.batched, each=scatter.each)
         return Gathered.at(self._database, pointer)
 
     def _recorded(self, spec: AssetSpec, barrier: Barrier) -> list[Taken]:
         return self._inputs.recorded(spec, (barrier.metadata or {}).get("inputs") or {})
-
-
-def item_task(asset: str) -> str:
-    """The name of the task that an asset's items are done under."""
-    return f"{asset}[item]"
 
 
 def policy_of(spec: AssetSpec, settings: Settings) -> Policy:
@@ -268,7 +267,7 @@ def policy_of(spec: AssetSpec, settings: Settings) -> Policy:
         rate_limit=options.rate_limit,
         width=(options.width or settings.async_width) if spec.is_async else 1,
         result_bytes=options.max_result_bytes,
-        batch=options.batch.plain() if options.batch else None,
+        batch={**options.batch.plain(), "each": _of(spec).each} if options.batch else None,
     )
 
 

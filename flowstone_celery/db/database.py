@@ -25,6 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from flowstone_celery import faults
 from flowstone_celery.db import schema as schema_page
 from flowstone_celery.db.address import checked_schema, checked_url, masked
+from flowstone_celery.db.refusals import GONE, MAYBE_AGAIN, NO_SCHEMA, TRY_AGAIN, is_passing, is_refusal
 from flowstone_celery.db.statements import Statement
 from flowstone_celery.db.versions import refuse_mismatch
 from flowstone_celery.db.wire import Wire
@@ -43,19 +44,8 @@ log = logging.getLogger("flowstone.db")
 _VERSION = Statement(
     "db", "schema_version", frozenset(), "SELECT version, oldest_code FROM flowstone.schema_version"
 )
-_TRY_AGAIN = (
-    psycopg.errors.SerializationFailure,
-    psycopg.errors.DeadlockDetected,
-    psycopg.errors.LockNotAvailable,
-)
 _TRIES = 8
 _IDLE = psycopg.pq.TransactionStatus.IDLE
-_GONE = (psycopg.OperationalError, psycopg.InterfaceError)
-_NO_SCHEMA = (
-    psycopg.errors.UndefinedTable,
-    psycopg.errors.InvalidSchemaName,
-    psycopg.errors.UndefinedFunction,
-)
 
 
 class Tx:
@@ -241,11 +231,13 @@ class Database:
         try:
             _current.connection = connection
             yield connection, wire
-        except _NO_SCHEMA as error:
+        except NO_SCHEMA as error:
             raise self._no_schema(error) from error
-        except _TRY_AGAIN:
+        except TRY_AGAIN:
             raise
-        except _GONE as error:
+        except GONE as error:
+            if is_refusal(error):
+                raise
             fairy.invalidate(error)
             raise self._away(error) from error
         finally:
@@ -267,7 +259,7 @@ class Database:
                 if not _hung_up(fairy.driver_connection):  # type: ignore[arg-type] # psycopg's, by the URL
                     return fairy
                 fairy.invalidate()
-        except (*_GONE, OperationalError, PoolTimeout) as error:  # a raw connection's error is psycopg's own
+        except (*GONE, OperationalError, PoolTimeout) as error:  # a raw connection's error is psycopg's own
             raise self._away(error) from error
 
     @contextmanager
@@ -292,7 +284,10 @@ class Database:
                 raise
             try:
                 (wire or connection).commit()
-            except _GONE as error:
+            except GONE as error:
+                if is_refusal(error):
+                    connection.rollback()
+                    raise
                 raise CommitUnknown(
                     f"the connection broke during a commit: {_line(error)}",
                     hint="the row tells whether it happened",
@@ -309,8 +304,8 @@ class Database:
             try:
                 with self.transaction() as tx:
                     return work(tx)
-            except (*_TRY_AGAIN, *_MAYBE_AGAIN) as error:
-                if nth == tries or not _is_passing(error):
+            except (*TRY_AGAIN, *MAYBE_AGAIN) as error:
+                if nth == tries or not is_passing(error):
                     raise
                 time.sleep(random.uniform(0.002, 0.01) * nth)
         raise AssertionError("unreachable")
@@ -322,7 +317,7 @@ class Database:
                 try:
                     return work(tx)
                 except psycopg.errors.UniqueViolation as error:
-                    if nth == _TRIES or not _is_passing(error):
+                    if nth == _TRIES or not is_passing(error):
                         raise
                     time.sleep(random.uniform(0.002, 0.01) * nth)
         raise AssertionError("unreachable")
@@ -372,18 +367,6 @@ def _committing(connection: psycopg.Connection[Any], *, by_itself: bool) -> Iter
         if not connection.closed:
             connection.rollback()
             connection.autocommit = False
-
-
-_RIVALS = frozenset({"steps_makers"})
-"""Unique indexes that refuse the slower of two who reach for the same at once: a second look shows who has it."""
-
-
-def _is_passing(error: psycopg.Error) -> bool:
-    """Whether the same work may well succeed a moment later."""
-    return not isinstance(error, psycopg.errors.UniqueViolation) or error.diag.constraint_name in _RIVALS
-
-
-_MAYBE_AGAIN = (psycopg.errors.UniqueViolation, psycopg.errors.FeatureNotSupported)
 
 
 class _Current(threading.local):

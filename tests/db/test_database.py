@@ -103,6 +103,23 @@ def test_a_connection_that_breaks_in_a_transaction_is_told_and_the_next_one_work
     assert _backend(lab.database) > 0
 
 
+@pytest.mark.parametrize(
+    ("first", "then", "refusal"),
+    [
+        ("SELECT 1", "SELECT array_fill(1, ARRAY[100000, 100000])", psycopg.errors.ProgramLimitExceeded),
+        ("SET LOCAL statement_timeout = 1", "SELECT pg_sleep(5)", psycopg.errors.QueryCanceled),
+    ],
+)
+def test_what_the_server_refuses_is_not_told_as_its_absence(
+    lab: Lab, first: str, then: str, refusal: type[Exception]
+) -> None:
+    """Who waits for the database to come back would wait for ever."""
+    with pytest.raises(refusal), lab.database.transaction() as tx:
+        tx.rows(sql(first))
+        tx.rows(sql(then))
+    assert lab.scalar("SELECT 1") == 1
+
+
 def test_a_connection_that_breaks_at_the_commit_leaves_the_answer_unknown(lab: Lab) -> None:
     done: list[str] = []
 

@@ -5,6 +5,7 @@ Each act is one guarded statement with its audit row. What it makes ready is cal
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +17,7 @@ from flowstone_celery.core import lanes, runs
 from flowstone_celery.core.model import json_text
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.wake import wake
-from flowstone_celery.errors import DeadlineExceeded
+from flowstone_celery.errors import DatabaseUnavailable, DeadlineExceeded
 from flowstone_celery.states import Act
 from flowstone_celery.telemetry import emit
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from flowstone_celery.config import Settings
     from flowstone_celery.core.model import Carrier
     from flowstone_celery.db.database import Database, Row, Tx
+
+log = logging.getLogger("flowstone.acts")
 
 _PAGE = 500
 
@@ -168,20 +171,37 @@ def do_asked(doer: Doer, *, most: int = 1_000) -> int:
 def _do_next(doer: Doer) -> bool:
     """One request is taken and done in one transaction; what it makes ready is called after it."""
     after: list[Row] = []
+    taken: list[Row] = []
 
     def work(tx: Tx) -> Row | None:
         after.clear()
+        taken.clear()
         row = tx.row(SQL["asked"])
         if row is not None:
+            taken.append(row)
             after.extend(_done_in(tx, row))
         return row
 
-    row = doer.database.attempt(work)
+    try:
+        row = doer.database.attempt(work)
+    except (DatabaseUnavailable, faults.FaultInjectedError):
+        raise
+    except Exception as error:
+        if not taken:
+            raise
+        _refuse(doer, taken[0], error)
+        return True
     if row is None:
         return False
     faults.point("request.after_commit")
     _finish(doer, row, after)
     return True
+
+
+def _refuse(doer: Doer, request: Row, error: Exception) -> None:
+    """What cannot be done stands in the audit log, and in the way of nothing that was asked for after it."""
+    log.error("request %s of run %s cannot be done", request["id"], request["run_id"], exc_info=error)
+    doer.database.once(SQL["refuse"], request=request["id"], error=json_text({"error": str(error)}))
 
 
 def _done_in(tx: Tx, request: Row) -> list[Row]:

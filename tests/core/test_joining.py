@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import pytest
+from actlab import doer
 from corelab import Lab, in_threads, step
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from flowstone_celery.core import runs
+from flowstone_celery.core import acts, runs
 from flowstone_celery.core.joining import Joiner, not_there
 from flowstone_celery.core.model import NewRun
 from flowstone_celery.db.database import Database
@@ -599,3 +600,16 @@ def _act(verb: str, theirs: Any, savepoints: list[Any], model: Model, joiner: Jo
             if verb == "commit":
                 model.certain = model.seen
             model.open, savepoints[:] = [{}], []
+
+
+def test_a_request_that_cannot_be_done_is_audited_and_holds_up_none_behind_it(lab: Lab) -> None:
+    hopeless, other = lab.start(step("a")), lab.start(step("b"))
+    with lab.database.transaction() as tx:
+        acts.ask(tx, hopeless, Act.RETRY, actor="ann", detail={"deadline_in": "soon"})
+        acts.ask(tx, other, Act.PAUSE, actor="bob")
+    assert acts.do_asked(doer(lab)) == 2
+    assert lab.run(other)["paused"]
+    assert lab.sql("SELECT * FROM flowstone.requests") == []
+    (refused,) = lab.sql("SELECT * FROM flowstone.audit WHERE action = 'run.retry.refused'")
+    assert (refused["actor"], refused["resource_id"]) == ("ann", str(hopeless))
+    assert "soon" in refused["details"]["error"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from flowstone_celery.errors import InvalidOption
@@ -72,7 +73,9 @@ def _body(task_name: str, doc: str | None) -> Callable[..., None]:
     def step(*args: Any, **kwargs: Any) -> None:
         """Never called: `StepTask` answers the call itself."""
 
-    step.__name__ = step.__qualname__ = task_name.rpartition(".")[2] or "step"
+    # Celery writes it into a def statement: the brackets of an items' task are no part of a name.
+    name = re.sub(r"\W", "_", task_name.rpartition(".")[2]) or "step"
+    step.__name__ = step.__qualname__ = name
     step.__doc__ = doc
     return step
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from celery import Celery
 
 from flowstone_celery import All, Context, FlowStone, Static
+from worker.scattershop import declare_scatters
 
 app = Celery("shop", broker=os.environ.get("FLOWSTONE_REDIS_URL"), set_as_current=False)
 if options := os.environ.get("SHOP_VISIBILITY"):
@@ -181,3 +182,6 @@ async def stubborn(ctx: Context) -> None:
             time.sleep(0.05)  # noqa: ASYNC251 - that is the point
         except BaseException:  # noqa: BLE001 - and so is this
             note("swallowed", os.getpid())
+
+
+declare_scatters(fs, note, SCRATCH)

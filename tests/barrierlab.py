@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from corelab import QUEUE, TASK, Lab, step
+
 from flowstone_celery.core import barriers
 from flowstone_celery.core.barrier_model import Ended, NewBarrier, Part, Policy, Progress, Range, Scattered
 from flowstone_celery.core.model import NewStep
+from flowstone_celery.core.statements import SQL
 
 if TYPE_CHECKING:
     from flowstone_celery.core.model import Claim
@@ -99,7 +101,8 @@ class Scattering:
     def hand(self, worker: int | None = None) -> Claim:
         """The next hand in line, claimed."""
         found = self.lab.claim_next(worker or self.worker, knows=[HAND])
-        assert found is not None and found.barrier_id == self.barrier
+        assert found is not None
+        assert found.barrier_id == self.barrier
         return found
 
     def range(self, hand: Claim, wanted: int = 500, width: int = 1) -> Range | None:
@@ -147,8 +150,6 @@ class Scattering:
 
 def release(lab: Lab, worker: int, *, crash: bool = True, reason: str = "its process died") -> None:
     """What a dead process held is released."""
-    from flowstone_celery.core.statements import SQL
-
     lab.database.once(
         SQL["release_dead"],
         workers=[worker],

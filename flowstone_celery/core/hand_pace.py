@@ -15,6 +15,8 @@ PART_BYTES: Final = 1 << 20
 """Results that are gathered before they are settled."""
 SLOW_SECONDS: Final = 1.0
 """An item that runs longer keeps nothing from others: neighbours that have ended are settled, those not begun are given back."""
+_BESIDE_SECONDS: Final = 0.5
+"""Work of one range of items side by side: the places of those that end first stand empty until its last one has ended."""
 _GROWTH: Final = 4
 _REMEMBERED: Final = 256
 
@@ -22,22 +24,23 @@ _REMEMBERED: Final = 256
 class Pace:
     """How fast the items of one barrier go in this process."""
 
-    def __init__(self, *, single: bool = False) -> None:
-        """Begin carefully. `single`: one item at a time, however fast they are."""
-        self.size = 1 if single else FIRST
-        self._single = single
+    def __init__(self, width: int, *, single: bool = False) -> None:
+        """Begin carefully.
 
-    def measured(self, items: int, seconds: float, width: int = 1) -> None:
-        """So many items took so long: the next range lasts a tenth of a second, and is at most four times this one.
-
-        `width`: how many ran side by side; a range has at least enough for all places.
+        Args:
+            width: how many run side by side; a range has at least enough for all places.
+            single: one item at a time, however fast they are.
         """
-        if self._single or not items:
-            return
-        fitting = int(PART_SECONDS * items / max(seconds, 1e-9))
-        self.size = max(1, min(self.size * _GROWTH, fitting, MOST))
-        if width > 1:
-            self.size = max(self.size, min(_GROWTH * width, MOST))
+        self._least = width if width > 1 else 1
+        self._seconds = _BESIDE_SECONDS if width > 1 else PART_SECONDS
+        self._single = single
+        self.size = 1 if single else max(FIRST, self._least)
+
+    def measured(self, items: int, seconds: float) -> None:
+        """So many items took so long: the next range lasts as long as it should, and is at most four times this one."""
+        if not self._single and items:
+            fitting = int(self._seconds * items / max(seconds, 1e-9))
+            self.size = min(max(self._least, min(self.size * _GROWTH, fitting)), MOST)
 
 
 class Paces:
@@ -47,9 +50,9 @@ class Paces:
         """Begin with none."""
         self._by_barrier: OrderedDict[int, Pace] = OrderedDict()
 
-    def of(self, barrier: int, *, single: bool) -> Pace:
+    def of(self, barrier: int, width: int, *, single: bool) -> Pace:
         """The pace of this barrier's items."""
-        found = self._by_barrier.pop(barrier, None) or Pace(single=single)
+        found = self._by_barrier.pop(barrier, None) or Pace(width, single=single)
         self._by_barrier[barrier] = found
         while len(self._by_barrier) > _REMEMBERED:
             self._by_barrier.popitem(last=False)

@@ -157,7 +157,7 @@ class Hand:
 
     def _ranges(self) -> Verdict:
         single = self.policy.dispatch == "item"
-        pace = self._hands.paces.of(self.barrier.id, single=single)
+        pace = self._hands.paces.of(self.barrier.id, self.policy.width, single=single)
         while not self.place.is_leaving:
             held = self.desk.claim(pace.size, self.policy.width)
             if held is None:
@@ -171,7 +171,7 @@ class Hand:
                 return Cancel(self.judge.cancel.reason or "cancelled")
             if not self.desk.is_of_use:
                 return Rests.AT_END
-            pace.measured(self.desk.last, time.monotonic() - begun, self.policy.width)
+            pace.measured(self.desk.last, time.monotonic() - begun)
             if single or not self.turn.may_go_on():
                 return Rests.IN_LINE
         return GiveBack("the worker stops")
@@ -181,7 +181,7 @@ class Hand:
         if calls is None:
             self.desk.settle()
         elif calls.awaiting:
-            items_beside.do(self, calls, alone=held.alone)
+            items_beside.do(self, calls, held)
         else:
             self._eye = self._eye or Eye(self)
             self._one_by_one(calls, alone=held.alone)

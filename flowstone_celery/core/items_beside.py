@@ -21,28 +21,28 @@ from flowstone_celery.core.side_by_side import Told
 from flowstone_celery.core.window import Unit, Window
 
 if TYPE_CHECKING:
-    from flowstone_celery.core.barrier_model import ItemClaim
+    from flowstone_celery.core.barrier_model import ItemClaim, Range
     from flowstone_celery.core.hand_call import ItemCall
     from flowstone_celery.core.hands import Hand, ItemCalls
 
 
-def do(hand: Hand, calls: ItemCalls, *, alone: bool) -> None:
+def do(hand: Hand, calls: ItemCalls, held: Range) -> None:
     """The hand's range is done: what has ended is settled.
 
     Raises:
         Untouched: the hand is asked to go; what has ended is not all settled.
     """
-    room = _Room(hand, calls, alone=alone)
+    room = _Room(hand, calls, alone=held.alone)
     hand.interrupts.hears_beside(room.call)
     try:
         while (first := room.next()) is not None:
-            width = 1 if alone else hand.policy.width
+            width = 1 if held.alone else held.width
             try:
                 _ItemWindow(room, width=width, helpers=hand.place.settings.pool_size).run(first)
             except (KeyboardInterrupt, SystemExit) as asked:
                 room.asked = Untouched("")
                 room.asked.__cause__ = asked
-            if alone and not hand.desk.settle(rest=room.is_over()):
+            if held.alone and not hand.desk.settle(rest=room.is_over()):
                 break
     finally:
         hand.interrupts.over(room.call)

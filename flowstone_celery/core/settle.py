@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -103,8 +103,15 @@ def _move(tx: Tx, claim: Claim, verdict: Skip | Retry | Fail | Cancel | Failed |
 
 def _rest(tx: Tx, hand: Claim, rests: Rests) -> Moved | None:
     """The hand ends if its barrier has closed meanwhile; one that may not stand aside, because there is news, is in the line again."""
-    moved = barriers.stand_aside(tx, hand) if rests is Rests.IDLE else barriers.finish_hand(tx, hand)
-    return moved or barriers.go_back(tx, hand)
+    moved = barriers.stand_aside(tx, hand) if rests is Rests.IDLE else None
+    if moved is not None:
+        return moved if moved.event == StepStatus.SUCCEEDED else replace(moved, event="idle")
+    moved = barriers.go_back(tx, hand)
+    return (
+        replace(moved, event="in_line")
+        if moved is not None and moved.event != StepStatus.SUCCEEDED
+        else moved
+    )
 
 
 def _fail(

@@ -32,6 +32,9 @@ IN_REAL_PROCESSES = {
     "publish.before_flush": "needs a broker",
     "publish.after_flush": "needs a broker",
     "retention.between_batches": "belongs to the command that prunes",
+    "range.after_commit": "tests/core/test_hands_that_die.py",
+    "part.before_commit": "tests/core/test_hands_that_die.py",
+    "part.after_commit": "tests/core/test_hands_that_die.py",
 }
 IN_A_RUN = (
     "run.create.before_commit", "run.create.after_commit", "worker.received", "claim.after_commit", "user.start", "user.end",

@@ -32,6 +32,7 @@ IN_REAL_PROCESSES = {
     "publish.before_flush": "needs a broker",
     "publish.after_flush": "needs a broker",
     "retention.between_batches": "belongs to the command that prunes",
+    "scatter.page_added": "tests/app/test_scatter_readers.py",
     "range.after_commit": "tests/core/test_hands_that_die.py",
     "part.before_commit": "tests/core/test_hands_that_die.py",
     "part.after_commit": "tests/core/test_hands_that_die.py",

@@ -39,6 +39,7 @@ ELSEWHERE = {
     "join.after_commit": "test_a_client_that_is_killed_leaves_a_run_exactly_where_it_leaves_its_row",
     "request.after_commit": "test_a_cancel_that_was_asked_for_goes_on_when_the_one_who_does_it_dies",
     "retention.between_batches": "the tests of `flowstone db prune`",
+    "scatter.page_added": "test_a_killed_process_is_followed_by_one_that_goes_on",
     "range.after_commit": "test_a_hand_that_dies_between_two_items_costs_nobody_anything",
     "part.before_commit": "test_a_hand_that_dies_between_two_items_costs_nobody_anything",
     "part.after_commit": "test_a_hand_that_dies_between_two_items_costs_nobody_anything",

@@ -322,7 +322,8 @@ WITH claim AS (
 )
 SELECT b.status, (SELECT count(*) FROM written)::int AS written, (SELECT count(*) FROM written WHERE status = 'cancelled')::int AS cancelled,
        t.done, t.failed, t.total, t.sealed, (SELECT count(*) FROM kept) AS kept
-  FROM claim c CROSS JOIN state b LEFT JOIN tallied t ON true;
+  FROM claim c CROSS JOIN state b LEFT JOIN tallied t ON true
+ WHERE b.round = %(round)s;
 
 -- name: close_barrier (barrier: open -> completed | partial_failure | failed | cancelled)
 UPDATE flowstone.barriers b SET status = %(status)s, error = %(error)s::jsonb, closed_at = flowstone.now()

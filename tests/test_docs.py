@@ -30,6 +30,8 @@ EXECUTED = [
     "how-to/retry-and-rerun.md",
     "how-to/order-and-fairness.md",
     "how-to/backfill.md",
+    "how-to/scatter.md",
+    "how-to/read-items-from-anywhere.md",
 ]
 
 

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from flowstone_celery import config, faults, states, telemetry
+from flowstone_celery.assets.batch import BATCH_OPTIONS
 from flowstone_celery.assets.options import OPTIONS, Option
 from flowstone_celery.assets.resource import RESOURCE_OPTIONS
+from flowstone_celery.assets.scatter import SCATTER_OPTIONS
 from flowstone_celery.errors import reference_table
 
 HERE = Path(__file__).parent
@@ -97,7 +99,15 @@ def _materializations() -> list[tuple[str, ...]]:
 def assets() -> str:
     """The page's own words, and the tables of options anew."""
     text = (HERE / "assets.md").read_text()
-    return _with_options(_with_options(text, "options", OPTIONS), "resource options", RESOURCE_OPTIONS)
+    tables = {
+        "options": OPTIONS,
+        "resource options": RESOURCE_OPTIONS,
+        "scatter options": SCATTER_OPTIONS,
+        "batch options": BATCH_OPTIONS,
+    }
+    for mark, options in tables.items():
+        text = _with_options(text, mark, options)
+    return text
 
 
 def _with_options(text: str, mark: str, options: Mapping[str, Option]) -> str:

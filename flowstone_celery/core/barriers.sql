@@ -184,6 +184,13 @@ SELECT t.round, EXISTS (SELECT 1 FROM own) AS unfinished, EXISTS (SELECT 1 FROM 
        k.number, k.first, k.size, k.page_first, k.patchy, (SELECT count(*) FROM relaxed) AS relaxed
   FROM target t LEFT JOIN taken k ON true;
 
+-- name: hand_deadline
+-- By then the hand has settled something, or an item has run too long and cannot be told: its keeper ends the process.
+UPDATE flowstone.steps SET deadline_at = flowstone.now() + make_interval(secs => %(seconds)s::float8)
+ WHERE
+ -- use: held
+;
+
 -- name: taken_of_page
 -- Of a range in a page of an earlier round: the items that there has been news of.
 SELECT i.index FROM flowstone.items i WHERE i.barrier_id = %(barrier)s AND i.index >= %(first)s AND i.index < %(first)s + %(size)s;

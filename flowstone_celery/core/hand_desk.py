@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from flowstone_celery import faults
 from flowstone_celery.core import barriers, steps
-from flowstone_celery.core.hand_pace import Parts
+from flowstone_celery.core.hand_pace import SLOW_SECONDS, Parts
 from flowstone_celery.core.items import shown
+from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.tell import about_barrier, tell_closed
 from flowstone_celery.errors import CommitUnknown, DatabaseUnavailable, ExecutionError
 from flowstone_celery.states import BarrierStatus
@@ -99,7 +100,9 @@ class Desk:
 
     def _claim(self, wanted: int, width: int) -> Range | None:
         def work(tx: Tx) -> Range | None:
-            return barriers.claim_range(tx, self._hand, wanted=wanted, width=width)
+            found = barriers.claim_range(tx, self._hand, wanted=wanted, width=width)
+            self._promise_news(tx)
+            return found
 
         while True:
             try:
@@ -107,6 +110,12 @@ class Desk:
             except CommitUnknown:
                 # A range that was claimed and is not known to us is our own still: it is claimed again as lost.
                 continue
+
+    def _promise_news(self, tx: Tx) -> None:
+        """The keeper ends the process if nothing is heard until an item's time is over: its code may let no thread of it run."""
+        timeout = self._barrier.policy.timeout
+        if timeout is not None:
+            tx.run(SQL["hand_deadline"], **self._hand.held, seconds=timeout + SLOW_SECONDS)
 
     def give_back(self, item: ItemClaim) -> None:
         """The item was begun and did not happen."""
@@ -198,6 +207,7 @@ class Desk:
                 least = self._place.settings.min_wakeups
                 wakeups = steps.promise_all(tx, part.opened, min_wakeups=least) if part.opened else []
                 tx.after_commit(lambda: self._place.send(wakeups))
+                self._promise_news(tx)
             faults.point("part.before_commit")
             return part
 

@@ -17,7 +17,7 @@ import signal
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flowstone_celery import faults
 from flowstone_celery.core import steps
@@ -31,7 +31,7 @@ from flowstone_celery.core.tell import tell_released
 from flowstone_celery.core.workers import Node, report_node
 from flowstone_celery.db.versions import refuse_mismatch
 from flowstone_celery.errors import Cancelled, DatabaseUnavailable, SchemaMismatch
-from flowstone_celery.states import StepStatus
+from flowstone_celery.states import Phase, StepStatus
 from flowstone_celery.telemetry import emit
 
 if TYPE_CHECKING:
@@ -216,10 +216,24 @@ class Keeper:
     def _watch(self) -> None:
         """Interrupt what must end; settle from here what does not."""
         rows = self._database.once(SQL["watch"], node=self.node.key)
-        stubborn = [row for row in rows if row["overdue"] > self._settings.grace_seconds]
+        stubborn = [
+            row for row in rows if row["overdue"] > self._settings.grace_seconds and self._may_end(row)
+        ]
         for row in stubborn:
-            self._settle_for(row)
+            if _is_late_hand(row):
+                self._kill_hand(row)
+            else:
+                self._settle_for(row)
         self._interrupt([row for row in rows if row not in stubborn])
+
+    def _may_end(self, row: Row) -> bool:
+        """Whether it can be settled from here. A hand goes on after an item that was late, so only its process's end ends it."""
+        return self._may_kill or not _is_late_hand(row)
+
+    def _kill_hand(self, row: Row) -> None:
+        """One of its items lets nothing in its process run: the process has died of it, as of any other crash."""
+        emit("flowstone.step.timeout", **_about(row), timeout_seconds=row["timeout_seconds"], hard=True)
+        _signal(row["pid"], signal.SIGKILL)
 
     def _interrupt(self, rows: Iterable[Row]) -> None:
         pages: dict[int, dict[str, str]] = {pid: {} for pid in self._posted}
@@ -240,11 +254,7 @@ class Keeper:
             return
         emit(
             "flowstone.step.timeout" if row["reason"] == TIMEOUT else "flowstone.step.cancel",
-            run_id=str(row["run_id"]),
-            step_id=row["id"],
-            name=row["name"],
-            partition=row["partition"],
-            attempt=row["fence"],
+            **_about(row),
             **({"timeout_seconds": row["timeout_seconds"], "hard": True} if row["reason"] == TIMEOUT else {}),
         )
         if self._may_kill:
@@ -266,6 +276,20 @@ class Keeper:
             max_failures=row["max_failures"],
             policy=RetryPolicy(**(row["retry"] or {})),
         )
+
+
+def _is_late_hand(row: Row) -> bool:
+    return bool(row["phase"] == Phase.ITEM and row["reason"] == TIMEOUT)
+
+
+def _about(row: Row) -> dict[str, Any]:
+    return {
+        "run_id": str(row["run_id"]),
+        "step_id": row["id"],
+        "name": row["name"],
+        "partition": row["partition"],
+        "attempt": row["fence"],
+    }
 
 
 def _lives(row: Row) -> bool:

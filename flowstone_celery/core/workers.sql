@@ -58,7 +58,7 @@ SELECT w.id, w.node_key, w.node_name, w.pid, w.pid_started, n.keeper_pid
 -- name: watch
 -- What the keeper must interrupt on its node: work of runs that are being cancelled, and work past its time.
 SELECT s.id, s.run_id, s.fence, s.worker_id, w.pid, s.task, s.name, s.partition, s.retry, s.failures, s.max_failures, s.timeout_seconds,
-       CASE WHEN r.status = 'cancelling' THEN 'cancelled' ELSE 'timeout' END AS reason,
+       s.phase, CASE WHEN r.status = 'cancelling' THEN 'cancelled' ELSE 'timeout' END AS reason,
        extract(epoch FROM flowstone.now() - CASE WHEN r.status = 'cancelling' THEN r.cancelled_at ELSE s.deadline_at END)::float8 AS overdue
   FROM flowstone.workers w
   JOIN flowstone.steps s ON s.worker_id = w.id AND s.status = 'running'

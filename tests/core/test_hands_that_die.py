@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ class Crew:
         self.node: Node = lab.node(knows=KNOWS, slots=1)
         (folder / "board").mkdir()
         (folder / "items").mkdir()
-        self.keeper: Keeper = lab.keeper(Board(folder / "board"), self.node)
+        self.keeper: Keeper = lab.keeper(Board(folder / "board"), self.node, may_kill=True)
         self.deaths = 0
 
     def work(self, run: UUID, code: str) -> str:
@@ -61,11 +62,18 @@ class Crew:
             code,
             str(self.folder / "items"),
         ]
-        ended = subprocess.run(
-            command, cwd=TESTS, env={**os.environ, "PYTHONPATH": str(TESTS)}, timeout=60, check=False
-        )
-        assert ended.returncode in (0, -9)
-        self.deaths += ended.returncode == -9
+        process = subprocess.Popen(command, cwd=TESTS, env={**os.environ, "PYTHONPATH": str(TESTS)})
+        try:
+            self.lab.wait_until(partial(self._has_ended, process), within=60)
+        finally:
+            process.kill()
+            process.wait()
+        assert process.returncode in (0, -9)
+        self.deaths += process.returncode == -9
+
+    def _has_ended(self, process: subprocess.Popen[bytes]) -> bool:
+        self.keeper.step()
+        return process.poll() is not None
 
     def times(self, index: int) -> int:
         return len((self.folder / "items" / str(index)).read_text().split())
@@ -118,3 +126,13 @@ def test_a_hand_that_dies_between_two_items_costs_nobody_anything(
     assert {each.attempt for each in crew.hands.items(run).values()} == {1}
     again = [index for index in range(60) if crew.times(index) > 1]
     assert bool(again) == (point == "part.before_commit")
+
+
+def test_an_item_that_can_be_told_nothing_loses_its_process_when_its_time_is_over(crew: Crew) -> None:
+    policy = {"timeout": 0.3, "crash_limit": 1, "failure_mode": "partial", "failure_threshold": 0.5}
+    run = crew.hands.scatter(Scatters(list(range(20)), policy=policy))
+    assert crew.work(run, "deaf") == "succeeded"
+    items = crew.hands.items(run)
+    assert {index for index, each in items.items() if each.status == "failed"} == {5}
+    assert crew.times(5) == crew.deaths == 2
+    assert all(crew.times(index) <= 2 for index in range(20))

@@ -262,7 +262,7 @@ _HERE: dict[str, Any] = {
     "alive": [40, 80], "after": 0, "lost": 0, "note": "n", "key": "k", "tenant": "", "lane": "l7", "begin_at": ["a"], "everything": False,
     "backfill": "00000000-0000-0000-0000-000000000001", "before": None, "before_id": None,
     "deadline_in": None, "beside": False, "name": "a", "partition": "", "low": "01a00000-0000-0000-0000-000000000000",
-    "high": "01afffff-ffff-ffff-ffff-ffffffffffff", "runs": ["00000000-0000-0000-0000-000000000001"],
+    "high": "01afffff-ffff-ffff-ffff-ffffffffffff", "runs": ["00000000-0000-0000-0000-000000000001"], "hands": False,
 }  # fmt: skip
 HOT = (
     "agenda", "promise", "promise_again", "release_lost", "release_dead", "at_limit", "capacity",

@@ -6,6 +6,7 @@ import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from flowstone_celery.cli.bars import Bars
 from flowstone_celery.cli.show import between, lasted, mark, slice_of
 from flowstone_celery.errors import FlowStoneError
 from flowstone_celery.states import STEP_TERMINAL, StepStatus
@@ -24,6 +25,7 @@ _FRAME: Final = 4
 _LEAST_LINES: Final = 8
 _URGENT: Final = (
     StepStatus.RUNNING,
+    StepStatus.WAITING,
     StepStatus.FAILED,
     StepStatus.CANCELLED,
     StepStatus.READY,
@@ -63,19 +65,29 @@ class Story:
 # --- the tree ---------------------------------------------------------------------------------------------------------------------
 
 
-def tree_of(run: Run, story: Story | None = None, *, lines: int | None = None) -> Tree:
-    """The run's steps as a tree, each below the last thing that it needs; at most so many lines, the urgent ones first."""
+def tree_of(
+    run: Run, story: Story | None = None, *, lines: int | None = None, bars: Bars | None = None
+) -> Tree:
+    """The run's steps as a tree, each below the last thing that it needs; at most so many, the urgent ones first.
+
+    A step that scatters has a bar below it, which tells how far its items are.
+    """
     from rich.tree import Tree
 
     row, steps = run.row, run.steps()
     story = story or Story(run)
     story.news()
+    found = (bars or Bars(run)).by_step()
     root = Tree(_root_line(row), guide_style="dim")
-    shown = steps if lines is None or len(steps) <= lines else sorted(steps, key=_urgency)[:lines]
+    most = len(steps) if lines is None else max(1, lines - len(found))
+    shown = steps if len(steps) <= most else sorted(steps, key=_urgency)[:most]
     branches: dict[int, Tree] = {}
     for step in sorted(shown, key=lambda each: each["ordinal"]):
         parents = [parent for parent in step["parents"] or () if parent in branches]
-        branches[step["id"]] = (branches[parents[-1]] if parents else root).add(_step_line(step, story))
+        branch = (branches[parents[-1]] if parents else root).add(_step_line(step, story))
+        branches[step["id"]] = branch
+        if step["id"] in found:
+            branch.add(found[step["id"]])
     if len(shown) < len(steps):
         root.add(f"… and {len(steps) - len(shown):,} more")
     return root
@@ -148,6 +160,7 @@ def _detail(event: Mapping[str, Any]) -> str:
         if (event["attempt"] or 0) > 1 or event["event"] == "step.retry"
         else "",
         f"again in {lasted(detail['delay'])}" if "delay" in detail else "",
+        f"{detail['items']:,} items" if event["event"] == "step.waiting" and "items" in detail else "",
         str(detail.get("reason") or "") if event["event"] in ("step.released", "run.cancelling") else "",
         str(error.get("message") or "").partition("\n")[0],
     ]
@@ -169,11 +182,11 @@ def followed(run: Run, console: Console) -> Iterator[Callable[[str], None]]:
 def _living(run: Run, console: Console) -> Iterator[Callable[[str], None]]:
     from rich.live import Live
 
-    story, last = Story(run), [tree_of(run)]
+    story, bars, last = Story(run), Bars(run), [tree_of(run)]
 
     def picture() -> RenderableType:
         with suppress(FlowStoneError):  # the last picture stays; whoever waits in the foreground hears of it
-            last[0] = tree_of(run, story, lines=max(_LEAST_LINES, console.height - 4))
+            last[0] = tree_of(run, story, lines=max(_LEAST_LINES, console.height - 4), bars=bars)
         return last[0]
 
     with Live(get_renderable=picture, console=console, refresh_per_second=_FRAME):
@@ -182,12 +195,12 @@ def _living(run: Run, console: Console) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def _printing(run: Run, console: Console) -> Iterator[Callable[[str], None]]:
-    story, over = Story(run), threading.Event()
+    story, bars, over = Story(run), Bars(run), threading.Event()
 
     def tell() -> None:
         with suppress(FlowStoneError):  # whoever waits in the foreground hears of it
             while not over.wait(_LOOK_EVERY):
-                put_events(console, story.news())
+                put_news(console, story, bars)
 
     teller = threading.Thread(target=tell, name="flowstone-cli", daemon=True)
     teller.start()
@@ -196,6 +209,13 @@ def _printing(run: Run, console: Console) -> Iterator[Callable[[str], None]]:
     finally:
         over.set()
         teller.join()
+    put_news(console, story, bars)
+
+
+def put_news(console: Console, story: Story, bars: Bars) -> None:
+    """One line for each event, and for each scatter that has got further; the scatters first: their steps go on when they have closed."""
+    for line in bars.news():
+        console.print(line, soft_wrap=True)
     put_events(console, story.news())
 
 

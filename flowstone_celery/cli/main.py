@@ -22,6 +22,7 @@ _VERBS: Final[dict[str, str]] = {
     "asset": f"{_ROOM}.asset:asset",
     "partition": f"{_ROOM}.partition:partition",
     "run": f"{_ROOM}.run:run",
+    "scatter": f"{_ROOM}.scatter:scatter",
     "backfill": f"{_ROOM}.backfill:backfill",
     "db": f"{_ROOM}.db:db",
     "config": f"{_ROOM}.config:config",

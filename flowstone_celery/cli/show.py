@@ -27,6 +27,10 @@ _SHAPES: Final[dict[str, tuple[str, str, str]]] = {
     "paused": ("‖", "=", "yellow"),
     "completed": ("✔", "+", "green"),
     "waiting": ("◇", "w", "magenta"),
+    "open": ("●", "*", "bright_blue"),
+    "partial_failure": ("◐", "~", "yellow"),
+    "retry": ("○", "o", "yellow"),
+    "promoted": ("◇", "w", "magenta"),
     "succeeded": ("✔", "+", "green"),
     "success": ("✔", "+", "green"),
     "partial": ("◐", "~", "yellow"),
@@ -68,7 +72,7 @@ def mark(status: str, word: str | None = None) -> Text:
 
     shape, plain, color = _SHAPES.get(status, ("?", "?", ""))
     text = status if word is None else word
-    return Text(f"{shape if _has_shapes() else plain} {text}", style=color)
+    return Text(f"{shape if has_shapes() else plain} {text}", style=color)
 
 
 def shape(status: str) -> Text:
@@ -76,10 +80,11 @@ def shape(status: str) -> Text:
     from rich.text import Text
 
     pretty, plain, color = _SHAPES.get(status, ("?", "?", ""))
-    return Text(pretty if _has_shapes() else plain, style=color)
+    return Text(pretty if has_shapes() else plain, style=color)
 
 
-def _has_shapes() -> bool:
+def has_shapes() -> bool:
+    """Whether whoever reads knows more than ASCII."""
     file = getattr(
         sys.stdout, "rich_proxied_file", sys.stdout
     )  # a live picture stands before the real stdout

@@ -238,9 +238,11 @@ def steps(database: Database, run_id: UUID, *, hands: bool = False) -> list[Row]
     return database.once(SQL["steps_of_run"], run=run_id, hands=hands)
 
 
-def events(database: Database, run_id: UUID, *, after: int = 0, limit: int = 1_000) -> list[Row]:
-    """The run's history after the given event id, oldest first."""
-    return database.once(SQL["events"], run=run_id, after=after, limit=limit)
+def events(
+    database: Database, run_id: UUID, *, after: int = 0, limit: int = 1_000, hands: bool = False
+) -> list[Row]:
+    """The run's history after the given event id, oldest first; with `hands` also what those that do items went through."""
+    return database.once(SQL["events"], run=run_id, after=after, limit=limit, hands=hands)
 
 
 def page(

@@ -411,8 +411,9 @@ SELECT s.*, w.node_name, w.pid,
  WHERE s.run_id = %(run)s AND (%(hands)s OR s.phase <> 'item') ORDER BY s.ordinal;
 
 -- name: events
+-- Without what its hands did, unless that is asked for.
 SELECT h.*, s.name AS step, s.partition FROM flowstone.history h LEFT JOIN flowstone.steps s ON s.id = h.step_id
- WHERE h.run_id = %(run)s AND h.id > %(after)s ORDER BY h.id LIMIT %(limit)s;
+ WHERE h.run_id = %(run)s AND h.id > %(after)s AND (%(hands)s OR s.phase IS DISTINCT FROM 'item') ORDER BY h.id LIMIT %(limit)s;
 
 -- name: latest_of_name
 -- The newest step that made, or tried to make, this name and partition.

@@ -32,7 +32,8 @@ def verbs(command: click.Command, ctx: click.Context) -> list[tuple[str, click.C
 
 ALL = dict(verbs(group, click.Context(group, info_name="flowstone")))
 READS = [
-    "asset ls", "asset show", "asset status", "asset get", "run ls", "run show", "run events", "run wait",
+    "asset ls", "asset show", "asset status", "asset get", "run ls", "run show", "run events", "run wait", "scatter ls",
+    "scatter show", "scatter items",
     "config show", "db current", "doctor", "version",
 ]  # fmt: skip
 
@@ -42,7 +43,7 @@ def test_every_verb_that_reads_takes_json(path: str) -> None:
     assert "--json" in [name for each in ALL[f"flowstone {path}"].params for name in each.opts]
 
 
-@pytest.mark.parametrize("path", ["run cancel", "db prune"])
+@pytest.mark.parametrize("path", ["run cancel", "db prune", "scatter cancel", "scatter accept"])
 def test_every_verb_that_destroys_takes_dry_run_and_yes(path: str) -> None:
     names = {name for each in ALL[f"flowstone {path}"].params for name in each.opts}
     assert {"--dry-run", "--yes"} <= names

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import chain, idle, imports, latency, plan, side_by_side, timers
+from benchmarks import barrier, chain, dag, idle, imports, latency, plan, scatter, side_by_side, timers
 from benchmarks.errors import BenchmarkError
 from benchmarks.report import print_json, print_table
 from benchmarks.sides import PEERS_PYTHON
@@ -26,6 +26,9 @@ BENCHMARKS = {
     "plan": plan,
     "idle": idle,
     "async": side_by_side,
+    "scatter": scatter,
+    "barrier": barrier,
+    "dag": dag,
 }
 """Each module has `arguments(parser)` and `measure(options) -> Result`; its docstring is its help."""
 

@@ -26,10 +26,9 @@ def arguments(parser: ArgumentParser) -> None:
 def measure(options: Namespace) -> Result:
     """Both sides, in turn."""
     with sides(options, BENCHMARK_STEPS=str(options.steps)) as both:
-        assert both.celery is not None
         turns = {
             OURS: partial(_turn, both.ours, options.steps),
-            "celery": partial(_turn, both.celery, options.steps),
+            "celery": partial(_turn, both.peers["celery"], options.steps),
         }
         interleaved(1, turns)
         return Result("chain", interleaved(options.rounds, turns), "ms_per_step", both.machine)

@@ -6,13 +6,12 @@ Half of the steps are due in an hour and later, each of the others waits for one
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.processes import cpu_seconds, family
+from benchmarks.processes import cpu_seconds, family, is_keeper
 from benchmarks.report import OURS, Result
 from benchmarks.sides import Side, sides
 from flowstone_celery.db.database import Database
@@ -38,7 +37,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def measure(options: Namespace) -> Result:
     """Our side alone."""
-    with sides(options, peer=False) as side, _watching(side.database_url, side.ours) as watch:
+    with sides(options, peers=()) as side, _watching(side.database_url, side.ours) as watch:
         side.ours.ask("wait_blocked", count=options.waiting)
         watch.analyze()
         time.sleep(min(_CALM_SECONDS, options.seconds))
@@ -87,7 +86,7 @@ class _Watch:
     def _used(self) -> _Used:
         transactions, backends = self._connection.execute(_LOOK).fetchone() or (0, [])
         processes = family(self._worker_pid)
-        keepers = [pid for pid in processes if _is_keeper(pid)]
+        keepers = [pid for pid in processes if is_keeper(pid)]
         if not keepers:
             raise BenchmarkError("the worker has no keeper")
         return _Used(
@@ -109,13 +108,6 @@ def _watching(url: str, side: Side) -> Iterator[_Watch]:
         database.dispose()
 
 
-def _is_keeper(pid: int) -> bool:
-    with suppress(OSError):
-        return _KEEPER in Path(f"/proc/{pid}/cmdline").read_bytes()
-    return False
-
-
-_KEEPER = b"flowstone_celery.worker.keeper_process"
 _LOOK = """
 SELECT d.xact_commit + d.xact_rollback, array(SELECT a.pid FROM pg_stat_activity a WHERE a.datid = d.datid AND a.pid <> pg_backend_pid()
                                                 AND a.backend_type = 'client backend')

@@ -26,10 +26,9 @@ def arguments(parser: ArgumentParser) -> None:
 def measure(options: Namespace) -> Result:
     """Both sides, in turn."""
     with sides(options) as both:
-        assert both.celery is not None
         turns = {
             OURS: partial(_turn, both.ours, options.samples),
-            "celery": partial(_turn, both.celery, options.samples),
+            "celery": partial(_turn, both.peers["celery"], options.samples),
         }
         interleaved(1, turns)
         return Result("latency", interleaved(options.rounds, turns), "p50_ms", both.machine)

@@ -1,4 +1,4 @@
-"""Time that processes have had on the processors, as the Linux kernel counts it."""
+"""Processes as the Linux kernel sees them: who stems from whom, and the time that each has had on the processors."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+_KEEPER = b"flowstone_celery.worker.keeper_process"
 _PARENT, _USER, _SYSTEM = 1, 11, 12
 """Positions in /proc/PID/stat behind the name."""
 
@@ -31,6 +32,13 @@ def family(pid: int) -> list[int]:
     for member in found:  # grows as it is read
         found.extend(child for child, parent in parents.items() if parent == member)
     return found
+
+
+def is_keeper(pid: int) -> bool:
+    """Whether this is the keeper of a worker of ours."""
+    with suppress(OSError):
+        return _KEEPER in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 def _stat(pid: int) -> list[str]:

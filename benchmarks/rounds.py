@@ -37,6 +37,19 @@ def spread(rounds: Sequence[Figures]) -> dict[str, list[float]]:
     }
 
 
+def known_peers(text: str) -> tuple[str, ...]:
+    """Names of peers with commas between them; `none` names no one.
+
+    Raises:
+        ValueError: there is no such peer.
+    """
+    names = tuple(name.strip() for name in text.split(",") if name.strip() and name.strip() != "none")
+    unknown = set(names) - {"celery", "dbos"}
+    if unknown:
+        raise ValueError(f"no such peer: {', '.join(sorted(unknown))}")
+    return names
+
+
 def percentiles(seconds: Sequence[float]) -> Figures:
     """The median and the 99th percentile (nearest rank) in milliseconds."""
     return {"p50_ms": _rank(seconds, 0.50) * 1000, "p99_ms": _rank(seconds, 0.99) * 1000}

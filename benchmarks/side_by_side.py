@@ -29,7 +29,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def measure(options: Namespace) -> Result:
     """Our side alone."""
-    with sides(options, peer=False, BENCHMARK_WAIT=str(options.wait)) as side:
+    with sides(options, peers=(), BENCHMARK_WAIT=str(options.wait)) as side:
         turns = {OURS: partial(_turn, side.ours, options.steps, options.wait)}
         interleaved(1, turns)
         return Result("async", interleaved(options.rounds, turns), machine=side.machine)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,13 @@ from benchmarks.workers import ROOT, refuse_dead, worker
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 PEERS_PYTHON = ROOT / ".bench-venv" / "bin" / "python"
 
 _OURS = "benchmarks.apps.ours"
-_CELERY = "benchmarks.peers.celery_peer"
+_PEERS = {"celery": "benchmarks.peers.celery_peer", "dbos": "benchmarks.peers.dbos_peer"}
+"""The module of each peer, which bears the peer's own name in its environment."""
 _READY_SECONDS = 60.0
 
 
@@ -34,6 +35,7 @@ class Side:
     def __init__(self, client: subprocess.Popen[str], worker_pid: int | None = None) -> None:
         """Talk to this client process. `worker_pid`: the parent of the side's worker, if it has one."""
         self._client = client
+        self.client_pid = client.pid
         self.worker_pid = worker_pid
 
     def ask(self, deed: str, **options: object) -> Any:
@@ -54,22 +56,35 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """Both sides, warm; `celery` is None in a benchmark without a peer."""
+    """All sides, warm."""
 
     ours: Side
-    celery: Side | None
+    peers: Mapping[str, Side]
     machine: dict[str, str]
     database_url: str
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """Peers that were asked for and are not installed, and the way out."""
 
 
 @contextmanager
-def sides(options: Namespace, *, peer: bool = True, **environment: str) -> Iterator[Sides]:
-    """Servers, workers and clients for the block. The variables are for both sides' processes.
+def sides(
+    options: Namespace,
+    *,
+    peers: Sequence[str] = ("celery",),
+    absent_is_told: bool = False,
+    **environment: str,
+) -> Iterator[Sides]:
+    """Servers, workers and clients for the block. The variables are for all sides' processes.
+
+    `absent_is_told`: a peer that is not installed is no error, but stands in `Sides.absent`.
 
     Raises:
-        BenchmarkError: the peers' environment is not there, or a worker does not come up.
+        BenchmarkError: a peer is not there, or a worker does not come up.
     """
-    python = _peers_python(options.peer_python) if peer else Path()
+    python: Path = options.peer_python
+    absent = {peer: told for peer in peers if (told := _absence(python, peer)) is not None}
+    if absent and not absent_is_told:
+        raise BenchmarkError(next(iter(absent.values())))
     with ExitStack() as stack:
         services = stack.enter_context(serving())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flowstone-benchmark-logs-")))
@@ -77,15 +92,19 @@ def sides(options: Namespace, *, peer: bool = True, **environment: str) -> Itera
         ours = stack.enter_context(
             _side(Path(sys.executable), _OURS, _with_broker(env, services.broker(0)), options.events, folder)
         )
-        theirs = (
-            stack.enter_context(
-                _side(python, _CELERY, _with_broker(env, services.broker(1)), options.events, folder)
+        theirs = {
+            peer: stack.enter_context(
+                _side(
+                    python, _PEERS[peer], _with_broker(env, services.broker(number)), options.events, folder
+                )
             )
-            if peer
-            else None
-        )
-        versions = (theirs or ours).ask("about")
-        yield Sides(ours, theirs, {**services.versions, **versions}, services.database_url)
+            for number, peer in enumerate(peers, 1)
+            if peer not in absent
+        }
+        versions: dict[str, str] = {}
+        for side in (ours, *theirs.values()):
+            versions.update(side.ask("about"))
+        yield Sides(ours, theirs, {**services.versions, **versions}, services.database_url, absent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +180,12 @@ def _with_broker(env: Mapping[str, str], url: str) -> dict[str, str]:
     return {**env, "BENCHMARK_BROKER_URL": url}
 
 
-def _peers_python(path: Path) -> Path:
-    if not path.exists():
-        raise BenchmarkError(
-            f"the peers live in an environment of their own, and {path} is not there: run `make bench-venv`, "
-            "or name another interpreter that has them with --peer-python"
-        )
-    return path
+def _absence(python: Path, peer: str) -> str | None:
+    """Why this peer cannot take part, and the way out; None: it can."""
+    other = "or name another interpreter that has it with --peer-python"
+    if not python.exists():
+        return f"{peer} lives in an environment of its own, and {python} is not there: run `make bench-venv`, {other}"
+    found = subprocess.run([str(python), "-c", f"import {peer}"], cwd="/", capture_output=True, check=False)
+    if found.returncode:
+        return f"{python} does not have {peer}: run `{python} -m pip install {peer}`, {other}"
+    return None

@@ -33,7 +33,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def measure(options: Namespace) -> Result:
     """Our side alone."""
-    with sides(options, peer=False) as side:
+    with sides(options, peers=()) as side:
         side.ours.ask("wait_far", count=options.waiting)
         turns = {OURS: partial(_turn, side.ours, options.samples, options.seconds)}
         interleaved(1, turns)

@@ -1,4 +1,4 @@
-"""One Celery worker with two prefork children, in a process group of its own of which nothing is left."""
+"""One worker with two children, in a process group of its own of which nothing is left."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 CHILDREN = 2
+NO_CELERY = frozenset({"benchmarks.peers.dbos_peer"})
 
 _STOP_SECONDS = 20.0
 _LOG_LINES = 15
@@ -26,12 +27,17 @@ _LOG_LINES = 15
 def worker(
     python: Path, app: str, *, env: Mapping[str, str], events: bool, log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """`celery -A app worker` for the block; who needs it ready asks `refuse_dead` until it answers a ping."""
+    """The worker of this module for the block; who needs it ready asks `refuse_dead` until it answers a ping.
+
+    The module of a side that is no Celery app is its own worker: `python -m module CHILDREN`.
+    """
     words = ["-m", "celery", "-A", app, "worker", "-P", "prefork", "-c", str(CHILDREN), "-l", "WARNING"]
-    named = ["-n", f"{app.rpartition('.')[2]}@%h", *(["-E"] if events else [])]
+    words += ["-n", f"{app.rpartition('.')[2]}@%h", *(["-E"] if events else [])]
+    if app in NO_CELERY:
+        words = ["-m", app, str(CHILDREN)]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(python), *words, *named],
+            [str(python), *words],
             cwd=ROOT,
             env=dict(env),
             stdin=subprocess.DEVNULL,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import os
 import random
 import time
@@ -12,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import celery
 
-from flowstone_celery import FlowStone
+from flowstone_celery import FlowStone, Gathered, Scatter
 from flowstone_celery.assets.partition import encode
 from flowstone_celery.assets.plan import Request, plan
 from flowstone_celery.assets.slices import Slice
 from flowstone_celery.core import runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from flowstone_celery import Asset, Run
+    from flowstone_celery import Asset, Context, Run
 
 TIMEOUT = 120.0
 FAR = 3600.0
@@ -84,13 +85,94 @@ def _no_op(takes: list[str]) -> Callable[..., Any]:
         """Do nothing."""
         return next(iter(values.values()), 0)
 
-    no_op.__signature__ = inspect.Signature(  # type: ignore[attr-defined] # read by inspect.signature
+    return _taking(takes, no_op)
+
+
+def _taking(takes: list[str], function: Callable[..., Any]) -> Callable[..., Any]:
+    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined] # read by inspect.signature
         [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in takes]
     )
-    return no_op
+    return function
 
 
 _declare_chain(int(os.environ.get("BENCHMARK_STEPS", "0")))
+
+
+# --- scatter --------------------------------------------------------------------------------------------------------------------
+
+_SCATTER: dict[str, Any] = json.loads(os.environ.get("BENCHMARK_SCATTER", "{}"))
+"""Options of `Scatter`, and `async`: whether items are awaited."""
+_ITEM_SECONDS = float(os.environ.get("BENCHMARK_ITEM_MS", "0")) / 1000
+SLOWEST = 100.0
+"""Items of a scatter in a second at least, on any machine: what takes longer has stopped."""
+LISTED = 100_000
+"""Keys that are told as a list; more than these are told one after the other."""
+
+
+def _item(item: int) -> int:
+    """Wait for as long as an item of this benchmark lasts."""
+    if _ITEM_SECONDS:
+        time.sleep(_ITEM_SECONDS)
+    return item
+
+
+async def _awaited(item: int) -> int:
+    """The same, awaited."""
+    await asyncio.sleep(_ITEM_SECONDS)
+    return item
+
+
+def _keys(ctx: Context) -> Sequence[int]:
+    """As many items as its partition says."""
+    items = int(str(ctx.partition).partition("-")[0])
+    return list(range(items)) if items <= LISTED else range(items)
+
+
+def _declare_scatter(options: dict[str, Any]) -> None:
+    function = _awaited if options.pop("async", False) else _item
+    fs.asset(name="items", scatter=Scatter(unique=False, **options))(function).keys(_keys)
+
+
+if _SCATTER:
+    _declare_scatter(_SCATTER)
+
+
+def scatter(items: int) -> float:
+    """Seconds from the call to the end of a run that scatters over so many keys, as its client sees it."""
+    partition = f"{items}-{next(partitions)}"
+    begun = time.perf_counter()
+    fs.run("items", partition=partition).wait(timeout=TIMEOUT + items * (1 / SLOWEST + _ITEM_SECONDS))
+    seconds = time.perf_counter() - begun
+    gathered = fs.get("items", partition=partition)
+    assert isinstance(gathered, Gathered)
+    assert gathered.counts.succeeded == items, gathered.counts
+    return seconds
+
+
+# --- 1, many, 1 -----------------------------------------------------------------------------------------------------------------
+
+
+def dag(width: int) -> float:
+    """Seconds from the call to the last value in the client's hands."""
+    partition = next(partitions)
+    begun = time.perf_counter()
+    gathered = fs.materialize_all("dag_last", partition=partition).get(timeout=TIMEOUT)
+    seconds = time.perf_counter() - begun
+    assert gathered == width, f"{gathered} of {width} assets"
+    return seconds
+
+
+def _declare_dag(width: int) -> None:
+    """One asset, as many as this that take its value, and one that takes all of theirs."""
+    fs.asset(name="dag_first")(_no_op([]))
+    names = [f"dag_{number}" for number in range(width)]
+    for name in names:
+        fs.asset(name=name)(_no_op(["dag_first"]))
+    fs.asset(name="dag_last")(_taking(names, lambda **values: len(values)))
+
+
+if "BENCHMARK_WIDTH" in os.environ:
+    _declare_dag(int(os.environ["BENCHMARK_WIDTH"]))
 
 
 # --- latency --------------------------------------------------------------------------------------------------------------------
@@ -175,4 +257,6 @@ DEEDS = {
     "wait_blocked": wait_blocked,
     "timers": timers,
     "side_by_side": side_by_side,
+    "scatter": scatter,
+    "dag": dag,
 }

@@ -8,6 +8,9 @@ import time
 import celery
 
 TIMEOUT = 120.0
+SLOWEST = 20.0
+"""Items of a chord in a second at least, on any machine: what takes longer has stopped."""
+ITEM_SECONDS = float(os.environ.get("BENCHMARK_ITEM_MS", "0")) / 1000
 
 url = os.environ["BENCHMARK_BROKER_URL"]
 app = celery.Celery("peer", broker=url, backend=url)
@@ -23,6 +26,20 @@ def step(value: int) -> int:
 def stamp() -> float:
     """Answer when the first line of user code ran."""
     return time.time()
+
+
+@app.task  # type: ignore[untyped-decorator, unused-ignore] # celery has no types
+def item(value: int) -> int:
+    """Wait for as long as an item of this benchmark lasts."""
+    if ITEM_SECONDS:
+        time.sleep(ITEM_SECONDS)
+    return value
+
+
+@app.task  # type: ignore[untyped-decorator, unused-ignore] # celery has no types
+def count(values: list[int]) -> int:
+    """Gather."""
+    return len(values)
 
 
 def ping() -> int:
@@ -59,4 +76,32 @@ def _one_latency() -> float:
     return started - called
 
 
-DEEDS = {"ping": ping, "about": about, "warm": warm, "chain": chain, "latency": latency}
+def scatter(items: int) -> float:
+    """Seconds from the call to what the body of a chord of so many tasks made of their results."""
+    begun = time.perf_counter()
+    pending = celery.chord([item.s(number) for number in range(items)])(count.s())
+    gathered = pending.get(timeout=TIMEOUT + items * (1 / SLOWEST + ITEM_SECONDS))
+    seconds = time.perf_counter() - begun
+    assert gathered == items, f"{gathered} of {items} items"
+    return seconds
+
+
+def dag(width: int) -> float:
+    """Seconds from the call of one task, as many as this beside each other, and one of all their results, to the last value."""
+    begun = time.perf_counter()
+    middle = celery.group([step.s() for _ in range(width)])
+    gathered = celery.chain(step.s(0), middle, count.s()).apply_async().get(timeout=TIMEOUT)
+    seconds = time.perf_counter() - begun
+    assert gathered == width, f"{gathered} of {width} tasks"
+    return seconds
+
+
+DEEDS = {
+    "ping": ping,
+    "about": about,
+    "warm": warm,
+    "chain": chain,
+    "latency": latency,
+    "scatter": scatter,
+    "dag": dag,
+}

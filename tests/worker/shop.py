@@ -12,6 +12,7 @@ from pathlib import Path
 from celery import Celery
 
 from flowstone_celery import All, Context, FlowStone, Static
+from worker.handshop import declare_chores
 from worker.scattershop import declare_scatters
 
 app = Celery("shop", broker=os.environ.get("FLOWSTONE_REDIS_URL"), set_as_current=False)
@@ -185,3 +186,4 @@ async def stubborn(ctx: Context) -> None:
 
 
 declare_scatters(fs, note, SCRATCH)
+declare_chores(fs, note, SCRATCH)

@@ -32,6 +32,7 @@ MAX_DEPTH = 200
 
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 _WORTH_COMPRESSING = 512
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 _STORED, _DEFLATED = b"\x00", b"\x01"
 
 
@@ -78,9 +79,8 @@ def canonical(value: object, *, where: str = "the value") -> bytes:
     Raises:
         InvalidValue: as for `encode`.
     """
-    text = json.dumps(_packed(value, where), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     try:
-        return text.encode("utf-8")
+        return _CANONICAL.encode(_packed(value, where)).encode("utf-8")
     except UnicodeEncodeError:
         return _refuse_text(value, where)
 

@@ -28,7 +28,7 @@ T = TypeVar("T")
 IO = "gathered"
 """The IO manager of values that are what a scatter gathered."""
 
-_PAGE = 500
+_PAGE = 1_000
 _NOTHING: Mapping[str, Any] = {"errors": []}
 
 

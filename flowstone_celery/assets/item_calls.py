@@ -48,16 +48,18 @@ class AssetItems:
     arguments: dict[str, object]
     """What is the same for all items: dependencies, resources, and the context of the hand."""
     awaiting: bool
+    each: bool
+    """Whether the function is called once for each element of a batch."""
     held: ExitStack
 
     def call(self, item: ItemClaim) -> object:
         """What the function returns for this item."""
         calls = self._calls(item)
         with making(self._slice), self.to_end.user_code():
-            if not self._each:
-                return self.scatter.item.fn(**next(calls)[1])
+            if not self.each:
+                return self.scatter.item.fn(**next(calls))
             try:
-                return self._collected([self._one(given) for _, given in calls])
+                return self._collected([self._one(given) for given in calls])
             except _Answered as answered:
                 return answered.outcome
 
@@ -65,10 +67,10 @@ class AssetItems:
         """What the coroutine function returns for this item."""
         calls = self._calls(item)
         with making(self._slice):
-            if not self._each:
-                return await self._coroutine(next(calls)[1])
+            if not self.each:
+                return await self._coroutine(next(calls))
             try:
-                return self._collected([await self._one_awaited(given) for _, given in calls])
+                return self._collected([await self._one_awaited(given) for given in calls])
             except _Answered as answered:
                 return answered.outcome
 
@@ -105,20 +107,13 @@ class AssetItems:
     def _slice(self) -> Slice:
         return Slice(self.hand.name, self.hand.partition)
 
-    @property
-    def _each(self) -> bool:
-        """Whether the function is called once for each element of a batch."""
-        return self.scatter.each
-
-    def _calls(self, item: ItemClaim) -> Iterator[tuple[object, dict[str, object]]]:
-        """Element and arguments of each call: one for an item, or for a batch that is taken whole."""
+    def _calls(self, item: ItemClaim) -> Iterator[dict[str, object]]:
+        """The arguments of each call: one for an item, or for a batch that is taken whole."""
         found = element_of(item.key)
         if self.scatter.options.batch is None:
-            yield found, self._given(item, found, None)
-            return
+            return iter((self._given(item, found, None),))
         batch = Batched.of(found, (self.barrier.metadata or {}).get("batch_input"))
-        for element in batch.items if self._each else [batch.items]:
-            yield element, self._given(item, element, batch)
+        return (self._given(item, each, batch) for each in (batch.items if self.each else [batch.items]))
 
     def _given(self, item: ItemClaim, element: object, batch: Batched | None) -> dict[str, object]:
         part = self.scatter.item

@@ -212,7 +212,9 @@ class Scattering:
         scatter = _of(spec)
         inputs = call.patiently(lambda: self._recorded(spec, barrier))
         made = self._maker.making(spec, hand, call, inputs, scatter.item)
-        return AssetItems(scatter, hand, barrier, call, made.arguments, spec.is_async, made.held)
+        return AssetItems(
+            scatter, hand, barrier, call, made.arguments, spec.is_async, scatter.each, made.held
+        )
 
     # --- gather: what they came to --------------------------------------------------------------------------------------------
 

@@ -369,12 +369,12 @@ WITH moved AS (
 )
 SELECT queue, parked FROM moved;
 
--- name: end_waiting (step: waiting -> failed | cancelled; step: blocked -> failed | cancelled | ready; run: running -> failed | cancelled; run: cancelling -> cancelled | failed)
+-- name: end_waiting (barrier: open -> cancelled; step: waiting -> failed | cancelled; step: blocked -> failed | cancelled | ready; run: running -> failed | cancelled; run: cancelling -> cancelled | failed)
 -- The barrier has failed or was cancelled: so has the step, and whatever needs it.
 WITH RECURSIVE moved AS (
     UPDATE flowstone.steps SET status = %(status)s, error = %(error)s::jsonb, finished_at = flowstone.now()
      WHERE id = %(step)s AND status = 'waiting'
-    RETURNING id, run_id, ordinal, round, attempt, fence, name, partition, sole, queue, priority, turn
+    RETURNING id, run_id, ordinal, round, attempt, fence, name, partition, sole, queue, priority, turn, status
 ),
 -- use: all_that_falls
 

@@ -64,17 +64,17 @@ shut AS (
      WHERE s.id = f.id AND s.status = 'blocked' AND s.id NOT IN (SELECT id FROM fallen)
     RETURNING s.id, s.run_id, s.round, s.queue, s.status
 ), gone AS (
-    SELECT run_id, %(status)s::text AS status FROM moved UNION ALL SELECT run_id, %(dependents)s::text FROM fallen
+    SELECT run_id, status FROM moved UNION ALL SELECT run_id, %(dependents)s::text FROM fallen
 ), ended AS (
     SELECT run_id, count(*) AS finished, count(*) FILTER (WHERE status = 'failed') AS failed,
            count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
-           CASE WHEN %(status)s::text = 'failed' THEN %(error)s::jsonb END AS error
+           CASE WHEN bool_or(status = 'failed') THEN %(error)s::jsonb END AS error
       FROM gone WHERE (SELECT count(*) FROM opened) >= 0 GROUP BY run_id
 ),
 -- use: counted
 , logged AS (
     INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id, detail)
-    SELECT run_id, id, round, 'step.' || %(status)s, attempt, fence, %(worker)s, %(error)s::jsonb FROM moved
+    SELECT run_id, id, round, 'step.' || status, attempt, fence, %(worker)s, %(error)s::jsonb FROM moved
     UNION ALL
     SELECT run_id, id, round, 'step.' || %(dependents)s, NULL, NULL, NULL::bigint, %(dependents_error)s::jsonb FROM fallen
     UNION ALL
@@ -277,14 +277,14 @@ BEGIN
 END
 
 -- name: end_without_value (barrier: open -> cancelled; step: running -> failed | skipped | cancelled; step: blocked -> failed | skipped | cancelled | ready; run: running -> succeeded | failed | cancelled; run: cancelling -> cancelled)
--- The step ends with no value.
+-- The step ends with no value. A hand makes none: it is skipped, whatever became of it, and harms no run.
 WITH RECURSIVE moved AS (
     UPDATE flowstone.steps
-       SET status = %(status)s, error = %(error)s::jsonb, worker_id = NULL, deadline_at = NULL, finished_at = flowstone.now(),
+       SET status = CASE WHEN phase = 'item' THEN 'skipped' ELSE %(status)s END, error = %(error)s::jsonb, worker_id = NULL, deadline_at = NULL, finished_at = flowstone.now(),
            failures = failures + %(failed_attempts)s, crashes = crashes + %(crashed)s, losses = losses + %(lost)s
      WHERE
      -- use: held
-    RETURNING id, run_id, ordinal, round, attempt, fence, name, partition, sole, queue, priority, turn
+    RETURNING id, run_id, ordinal, round, attempt, fence, name, partition, sole, queue, priority, turn, status
 ),
 -- use: all_that_falls
 ;

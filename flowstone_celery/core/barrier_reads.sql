@@ -4,8 +4,8 @@
 SELECT * FROM flowstone.barriers WHERE id = %(barrier)s;
 
 -- name: barrier_of_step
--- The step's barrier of a round, or its newest.
-SELECT * FROM flowstone.barriers WHERE step_id = %(step)s AND (%(round)s::int IS NULL OR round = %(round)s) ORDER BY round DESC LIMIT 1;
+-- The step's barrier of a round, or its newest; none that a round which did all anew has left behind.
+SELECT * FROM flowstone.barriers WHERE step_id = %(step)s AND NOT abandoned AND (%(round)s::int IS NULL OR round = %(round)s) ORDER BY round DESC LIMIT 1;
 
 -- name: barriers_of_run
 SELECT * FROM flowstone.barriers WHERE run_id = %(run)s ORDER BY id DESC;

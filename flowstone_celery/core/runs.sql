@@ -179,6 +179,9 @@ WITH RECURSIVE seen AS (
       FROM plan p JOIN turns t USING (queue, priority)
      WHERE s.id = p.id AND s.status IN ('succeeded', 'failed', 'skipped', 'cancelled')
     RETURNING s.id, s.queue, s.status
+), forgotten AS (
+    -- What is done anew scatters anew: nobody goes on with the items of an earlier round.
+    UPDATE flowstone.barriers b SET abandoned = true FROM opened o WHERE %(everything)s AND b.step_id = o.id
 ), logged AS (
     INSERT INTO flowstone.history (run_id, round, event, detail)
     SELECT id, round, 'run.reopened', jsonb_build_object('actor', %(actor)s::text, 'steps', (SELECT count(*) FROM opened)) FROM moved

@@ -153,6 +153,30 @@ def test_a_fold_that_raised_is_called_again_and_no_item_is(fs: FlowStone) -> Non
     assert len(called) == 40
 
 
+@pytest.mark.parametrize("options", [{"failure_mode": "partial"}, {"failure_threshold": 0.5}, {}])
+def test_force_scatters_anew_whatever_became_of_the_items(fs: FlowStone, options: dict[str, Any]) -> None:
+    bad, told = {"/39"}, list[int]()
+    urls(fs)
+
+    @fs.asset(scatter=Scatter(max_attempts=1, **options))
+    def pages(item: str) -> str:
+        if item in bad:
+            raise ConnectionError(f"{item} is away")
+        return item
+
+    @pages.keys
+    def some(urls: list[str]) -> list[str]:
+        told.append(len(urls))
+        return urls
+
+    run = fs.run(pages)
+    bad.clear()
+    run.retry(force=True)
+    assert list(run.get()) == URLS
+    assert told == [40, 40]
+    assert run.scatters()[0].status == "completed"
+
+
 def test_force_scatters_anew(fs: FlowStone) -> None:
     urls(fs, ["a", "b"])
     called: list[str] = []

@@ -13,6 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from flowstone_celery import faults
 from flowstone_celery.core import barriers, items_beside
 from flowstone_celery.core.hand_call import HandCall
 from flowstone_celery.core.hand_desk import Desk, Workplace
@@ -20,9 +21,10 @@ from flowstone_celery.core.hand_pace import SLOW_SECONDS, Paces
 from flowstone_celery.core.interrupts import CANCELLED, Interrupted
 from flowstone_celery.core.items import SPECIAL, Judge, Untouched, shown
 from flowstone_celery.core.settle import GiveBack, Rests
-from flowstone_celery.errors import ExecutionError
+from flowstone_celery.errors import DatabaseUnavailable, ExecutionError
 from flowstone_celery.outcomes import Cancel
 from flowstone_celery.states import BarrierStatus
+from flowstone_celery.telemetry import emit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from flowstone_celery.core.observing import Observer
     from flowstone_celery.core.settle import Verdict
 
+_AFTER_ERROR = 0.5
+"""Seconds before a hand whose slice broke off is in the line again."""
 _SOONEST = 0.005
 """Seconds between two looks at least."""
 
@@ -92,8 +96,21 @@ class Hands:
         self.paces = Paces()
 
     def work(self, claim: Claim, turn: Slice, observer: Observer | None) -> Verdict:
-        """One slice of this hand; answers how the hand itself is to be settled."""
-        return Hand(self, claim, turn, observer).work()
+        """One slice of this hand; answers how the hand itself is to be settled.
+
+        What goes wrong around the items is told, and the hand tries again: it belongs to many items, and fails none of them.
+        """
+        try:
+            return Hand(self, claim, turn, observer).work()
+        except (DatabaseUnavailable, faults.FaultInjectedError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a hand that nobody settles would be held for ever
+            told = ExecutionError.of(error, claim.name, claim.partition)
+            about = {"asset": claim.name, "partition": claim.partition, "run_id": str(claim.run_id)}
+            kind = {"type": type(error).__name__, "code": told.code, "retryable": True, "count": 1}
+            emit("flowstone.error", **kind, **about, message=f"a hand of {told.message}")
+            threading.Event().wait(_AFTER_ERROR)
+            return Rests.IN_LINE
 
     def handler(self, claim: Claim) -> ItemHandler:
         """What does the items of this hand.

@@ -249,6 +249,27 @@ def test_where_the_surroundings_of_items_cannot_be_made_their_attempts_fail(hand
     assert "no room" in failed[0].error["message"]
 
 
+def test_what_goes_wrong_around_the_items_is_told_and_fails_none_of_them(hands: HandLab) -> None:
+    class Clumsy(Scatters):
+        def items(self, hand: Any, barrier: Any, call: Any) -> Any:
+            calls = super().items(hand, barrier, call)
+
+            def close() -> None:
+                raise RuntimeError("it slipped")
+
+            calls.close = close
+            return calls
+
+    kind = Clumsy(numbers(20))
+    run = hands.scatter(kind)
+    with recorded() as events:
+        assert hands.work(run, hands.executor(kind)) == "succeeded"
+    assert kind.times == dict.fromkeys(range(20), 1)
+    told = [each.fields for each in events if each.name == "flowstone.error"]
+    assert told
+    assert "it slipped" in str(told[0]["message"])
+
+
 def test_an_item_can_cancel_its_run(hands: HandLab) -> None:
     kind = Scatters(numbers(50), lambda item: Cancel("enough") if item.index == 4 else item.index)
     run = hands.scatter(kind)

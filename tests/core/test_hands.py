@@ -13,6 +13,7 @@ from handlab import HandLab, Scatters
 
 from flowstone_celery.core.model import Done
 from flowstone_celery.core.retry_policy import RetryPolicy
+from flowstone_celery.core.wake import back_in_line
 from flowstone_celery.errors import InvalidValue
 from flowstone_celery.outcomes import Cancel, Fail, Retry, Skip, Value
 from flowstone_celery.telemetry import recorded
@@ -452,6 +453,52 @@ def test_a_cancelled_run_ends_its_items(hands: HandLab) -> None:
     assert hands.work(run, hands.executor(kind)) == "cancelled"
     assert hands.barrier(run).status == "cancelled"
     assert set(kind.times) == {0, 1}
+
+
+def test_a_hand_that_was_taken_for_lost_settles_nothing_any_more(hands: HandLab) -> None:
+    first, others, held = threading.current_thread(), threading.Event(), threading.Event()
+
+    def code(item: ItemClaim) -> str:
+        if threading.current_thread() is first and item.index == 3:
+            lose_all(hands.lab)
+            held.set()
+            until(others)
+            return "too late"
+        if item.index == 3:
+            others.set()
+        return "in time"
+
+    kind = Scatters(numbers(8), code)
+    run = hands.scatter(kind)
+    watcher = Watcher()
+
+    def second() -> None:
+        until(held)
+        executor = hands.executor(kind)
+        while not others.is_set() or hands.status(run) == "running":
+            back_in_line(hands.lab.database)
+            executor.work(None, QUEUE)
+
+    def work() -> None:
+        hands.executor(kind).work(None, QUEUE, observer=watcher)
+        others.set()
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    work()
+    thread.join(SOON)
+    assert hands.status(run) == "succeeded"
+    assert hands.results(run) == dict.fromkeys(range(8), "in time")
+    assert ("lab.work[item]", "stale") in watcher.tasks
+    assert hands.progress(run).succeeded == 8
+
+
+def lose_all(lab: Lab) -> None:
+    """Nobody has heard of any worker process for longer than its lease."""
+    lab.sql("UPDATE flowstone.workers SET alive_until = flowstone.now() - interval '1 second'")
+    lab.steady()
+    lab.pacer().step()
+    lab.sql("UPDATE flowstone.workers SET alive_until = flowstone.now() + interval '1 day'")
 
 
 def test_a_hand_with_nothing_to_do_is_called_when_there_is(hands: HandLab) -> None:

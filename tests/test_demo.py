@@ -90,11 +90,16 @@ def test_the_demo_survives_its_kill_and_leaves_nothing(demo: Demo) -> None:
     assert demo.process.returncode == 0, said
     assert took < _LONGEST, said
     assert demo.left() == []
-    lost = re.findall(r"^! lease lost: (stdlib\.parsed_\d) was held by (worker-\d)", said, re.MULTILINE)
-    taken = re.findall(r"^! taken over: (stdlib\.parsed_\d) by (worker-\d), attempt 2", said, re.MULTILINE)
+    lost = re.findall(
+        r"^! lease lost: hand (\d+) of stdlib\.files was held by (worker-\d)", said, re.MULTILINE
+    )
+    taken = re.findall(r"^! taken over: hand (\d+) of stdlib\.files by (worker-\d)", said, re.MULTILINE)
     assert lost
     assert {step for step, _ in lost} == {step for step, _ in taken}
     assert not {worker for _, worker in lost} & {worker for _, worker in taken}
+    items = re.search(r"^\S stdlib\.files scatter completed: ([\d,]+)/([\d,]+) items$", said, re.MULTILINE)
+    assert items
+    assert items[1] == items[2]
     assert "The doctor finds every invariant to hold" in said
     assert len(re.findall(r"^  .*flowstone\S* .*\(", said, re.MULTILINE)) == 3
     _check_page((demo.folder / ".flowstone/demo/report.html").read_text(encoding="utf-8"))
@@ -116,7 +121,7 @@ def test_ctrl_c_leaves_nothing(demo: Demo) -> None:
     process = demo.start()
     assert process.stdout
     for line in process.stdout:
-        if "parsed_1 running" in line:
+        if "stdlib.files waiting" in line:
             break
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)

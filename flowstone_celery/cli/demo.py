@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from flowstone_celery.cli.showcase.accident import Accident
     from flowstone_celery.cli.showcase.crew import Crew
     from flowstone_celery.config import Settings
+    from flowstone_celery.db.database import Database
     from flowstone_celery.embedded.servers import Servers
 
 _APP: Final = "flowstone_celery.cli.showcase.pipeline"
@@ -84,7 +85,7 @@ def _play(say: Stage, folder: Path, settings: Settings, cleaning: ExitStack) -> 
             crew.start(name)
         crew.wait_until_ready(fs.database)
     run, accident = _run(say, fs, crew)
-    _report(say, run, accident, folder)
+    _report(say, fs, run, accident, folder)
     _examine(say, fs, crew)
 
 
@@ -203,17 +204,20 @@ def _run(say: Stage, fs: FlowStone, crew: Crew) -> tuple[Run, Accident]:
     """
     from flowstone_celery.cli.live import Story
     from flowstone_celery.cli.showcase.accident import Accident
-    from flowstone_celery.cli.showcase.pipeline import report
+    from flowstone_celery.cli.showcase.pipeline import files, report
 
     with say.phase("The run has ended well, with one worker less"):
         _cancel_leftovers(fs)
         run = fs.materialize_all(report, requested_by=_REQUESTED_BY)
-        story, accident = Story(run), Accident(crew, say.loud, "stdlib.parsed_")
+        story, accident = Story(run), Accident(crew, say.loud, files.name)
         ends = time.monotonic() + _RUN_SECONDS
         with _cancelled_if_left(run), say.following(run, story) as show:
+            watch = _Watch(fs.database, run, accident)
             while not _over(run, crew, ends):
-                _look(run, story, accident, show)
-            _look(run, story, accident, show)
+                watch.look()
+                show(story.news())
+            watch.look()
+            show(story.news())
         _check(run, crew, accident)
     return run, accident
 
@@ -239,10 +243,34 @@ def _cancelled_if_left(run: Run) -> Iterator[None]:
         raise
 
 
-def _look(run: Run, story: Story, accident: Accident, show: Callable[[list[dict[str, Any]]], None]) -> None:
-    news = story.news()
-    accident.look(run.steps(), news)
-    show(news)
+class _Watch:
+    """What the accident sees of the run: its hands, too."""
+
+    def __init__(self, database: Database, run: Run, accident: Accident) -> None:
+        self._database = database
+        self._run = run
+        self._accident = accident
+        self._last = 0
+
+    def look(self) -> None:
+        from flowstone_celery.core import runs
+
+        percent = max((each.progress().percent for each in self._run.scatters()), default=0.0)
+        steps = runs.steps(self._database, self._run.uuid, hands=True)
+        news = _all_events(self._database, self._run, self._last)
+        self._last = news[-1]["id"] if news else self._last
+        self._accident.look(steps, percent, news)
+
+
+def _all_events(database: Database, run: Run, after: int = 0) -> list[dict[str, Any]]:
+    """The run's history after this event, with that of its hands."""
+    from flowstone_celery.core import runs
+
+    found: list[dict[str, Any]] = []
+    while page := runs.events(database, run.uuid, after=after, hands=True):
+        found += page
+        after = page[-1]["id"]
+    return found
 
 
 def _over(run: Run, crew: Crew, ends: float) -> bool:
@@ -264,20 +292,20 @@ def _check(run: Run, crew: Crew, accident: Accident) -> None:
         raise crew.failed(f"the run {run.state}: {error.get('message', 'no error was recorded')}")
     if accident.recovery_seconds is None:
         raise crew.failed(
-            "no step was lost and taken over, though a worker was to be killed while it held one"
+            "nothing was lost and taken over, though a worker was to be killed while it did items"
         )
 
 
 # --- after ------------------------------------------------------------------------------------------------------------------------
 
 
-def _report(say: Stage, run: Run, accident: Accident, folder: Path) -> None:
+def _report(say: Stage, fs: FlowStone, run: Run, accident: Accident, folder: Path) -> None:
     """The report stands on the terminal and in the demo's folder."""
     from flowstone_celery.cli.showcase import closing, page
 
     with say.phase("The report is written"):
         value, path = run.get(timeout=1.0), folder / "report.html"
-        path.write_text(page.page(value, run.row, list(run.events()), accident), encoding="utf-8")
+        path.write_text(page.page(value, run.row, _all_events(fs.database, run), accident), encoding="utf-8")
     closing.tables(say.console, value, accident)
     say.note(f"  HTML page with charts: {_short(path)}")
 
@@ -337,19 +365,24 @@ class Stage:
 
     @contextmanager
     def following(self, run: Run, story: Story) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
-        """In the block the run is shown when asked: on a terminal as a tree, on a pipe as one line for each event."""
+        """In the block the run is shown when asked: on a terminal as a tree, on a pipe as one line for each event, and for each tenth of a scatter."""
+        from flowstone_celery.cli.bars import Bars
         from flowstone_celery.cli.live import put_events, tree_of
 
+        bars = Bars(run)
         if not self.console.is_terminal:
-            # What was released is said loudly, by the accident.
-            yield lambda news: put_events(
-                self.console, [each for each in news if each["event"] != "step.released"]
-            )
+
+            def tell(news: list[dict[str, Any]]) -> None:
+                for line in bars.news():
+                    self.console.print(line, soft_wrap=True)
+                put_events(self.console, news)
+
+            yield tell
             return
         from rich.live import Live
 
         with Live(console=self.console, auto_refresh=False) as picture:
-            yield lambda _: picture.update(tree_of(run, story), refresh=True)
+            yield lambda _: picture.update(tree_of(run, story, bars=bars), refresh=True)
 
     def loud(self, text: str) -> None:
         """One of the moments that the demo is about."""

@@ -48,7 +48,7 @@ def to_try(flowstone: str, app: str) -> list[tuple[str, str]]:
     return [
         (f"{flowstone} up", "start the servers of this folder again; the data stayed"),
         (f"{flowstone} -A {app} asset ls", "the assets, and what is made of them"),
-        (f"{flowstone} run ls", "the runs; `run show ID` and `run events ID` tell the rest"),
+        (f"{flowstone} scatter ls", "the scatters; `scatter show ID` and `scatter items ID` tell the rest"),
     ]
 
 
@@ -78,9 +78,7 @@ def _table(console: Console, heads: tuple[str, ...], rows: Any) -> None:
 
 
 def _story(console: Console, accident: Accident) -> None:
-    lost = ", ".join(
-        f"{loss.name} (attempt {loss.attempt} on {loss.taken_by})" for loss in accident.losses.values()
-    )
-    told = f"Recovered in {lasted(accident.recovery_seconds)}, from kill -9 of {accident.victim} to its last lost step running again"
+    lost = ", ".join(f"{loss.name} (on {loss.taken_by})" for loss in accident.losses.values())
+    told = f"Recovered in {lasted(accident.recovery_seconds)}, from kill -9 of {accident.victim} to its last lost hand at work again"
     console.print()
     console.print(mark("ok", f"{told}: {lost}"), soft_wrap=True)

@@ -90,7 +90,8 @@ def _spans(began: datetime, events: Sequence[Row], accident: Accident) -> Iterab
             open_[key] = event
         elif key in open_ and (claim := open_.pop(key)):
             worker, pid = accident.places.get(claim["worker_id"], ("worker", claim["worker_id"]))
-            released = event["event"] == "step.released"
+            loss = accident.losses.get(event["step_id"])
+            released = loss is not None and event["event"] == "step.released" and event["fence"] == loss.fence
             end = accident.at if released and accident.at else event["at"]
             first, last = ((moment - began).total_seconds() for moment in (claim["at"], end))
             look = "lost" if released else "succeeded"

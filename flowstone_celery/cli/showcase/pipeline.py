@@ -1,4 +1,4 @@
-"""The demo's pipeline: the standard library of this Python, listed, parsed in shards, summed up by package, reported.
+"""The demo's pipeline: the standard library of this Python, listed, each file parsed, summed up by package, reported.
 
 celery -A flowstone_celery.cli.showcase.pipeline worker
 """
@@ -9,20 +9,19 @@ import os
 import sys
 import sysconfig
 from collections import Counter
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
-from flowstone_celery import FlowStone
+from flowstone_celery import FlowStone, Gathered, Scatter
 from flowstone_celery.cli.showcase.measure import measure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SHARDS = 8
 QUEUE = "stdlib"
+_ROOT = Path(sysconfig.get_path("stdlib"))
 _ELSEWHERE = {"site-packages", "dist-packages", "__pycache__"}
 _TOP = 15
 
@@ -36,17 +35,9 @@ File = dict[str, Any]
 
 
 @fs.asset
-def sources() -> dict[str, Any]:
-    """Every source file of the standard library, in shards of about the same size."""
-    root = Path(sysconfig.get_path("stdlib"))
-    found = sorted(_python_files(root))
-    sizes = [path.stat().st_size for path in found]
-    shards: list[list[str]] = [[] for _ in range(SHARDS)]
-    for path, size, upto in zip(found, sizes, accumulate(sizes), strict=True):
-        shards[min(SHARDS - 1, (upto - size) * SHARDS // max(1, sum(sizes)))].append(
-            str(path.relative_to(root))
-        )
-    return {"root": str(root), "bytes": sum(sizes), "shards": shards}
+def sources() -> list[str]:
+    """Every source file of the standard library."""
+    return sorted(str(path.relative_to(_ROOT)) for path in _python_files(_ROOT))
 
 
 def _python_files(root: Path) -> Iterator[Path]:
@@ -55,31 +46,15 @@ def _python_files(root: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in names if name.endswith(".py"))
 
 
-def _declare_shard(number: int) -> None:
-    @fs.asset(
-        name=f"parsed_{number}", description=f"Shard {number} of {SHARDS}: each file parsed and measured"
-    )
-    def parsed(sources: dict[str, Any]) -> list[File]:
-        return [measure(Path(sources["root"]), path) for path in sources["shards"][number - 1]]
+@fs.asset(scatter=Scatter(over="sources"))
+def files(item: str) -> File:
+    """One file, parsed and measured: each is an item of its own."""
+    return measure(_ROOT, item)
 
 
-for _number in range(1, SHARDS + 1):
-    _declare_shard(_number)
-
-
-@fs.asset
-def files(
-    parsed_1: list[File],
-    parsed_2: list[File],
-    parsed_3: list[File],
-    parsed_4: list[File],
-    parsed_5: list[File],
-    parsed_6: list[File],
-    parsed_7: list[File],
-    parsed_8: list[File],
-) -> list[File]:
-    """All measured files."""
-    return [*parsed_1, *parsed_2, *parsed_3, *parsed_4, *parsed_5, *parsed_6, *parsed_7, *parsed_8]
+@files.gather
+def _(gathered: Gathered[File]) -> list[File]:
+    return list(gathered)
 
 
 @fs.asset

@@ -31,6 +31,7 @@ EXECUTED = [
     "how-to/order-and-fairness.md",
     "how-to/backfill.md",
     "how-to/scatter.md",
+    "how-to/follow-a-scatter.md",
     "how-to/read-items-from-anywhere.md",
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,24 @@ def test_an_example_fits_on_a_few_screens(page: Path) -> None:
 def test_an_example_says_what_stands_beside_it(tmp_path: Path, name: str) -> None:
     said = run(sys.executable, str(EXAMPLES / f"{name}.py"), cwd=tmp_path, env=plain_environment())
     assert said == (EXAMPLES / f"{name}.txt").read_text(encoding="utf-8")
+    assert not list(tmp_path.iterdir())
+
+
+# --- the scraper ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.worker
+def test_the_scraper_gathers_a_site_with_pages_that_are_busy_and_pages_that_are_gone(tmp_path: Path) -> None:
+    env = plain_environment(SCRAPER_PAGES="150", TMPDIR=str(tmp_path))
+    said = run(sys.executable, str(EXAMPLES / "scraper" / "main.py"), cwd=tmp_path, env=env, timeout=110)
+    assert "scraper.pages waiting: 150 items" in said
+    assert "scraper.pages scatter partial_failure: 150/150 items · 2 failed" in said
+    gone = re.findall(r"^(\d+) +\S+/(\d+) +✘ failed +1 .* answered 410$", said, re.MULTILINE)
+    assert gone == [("72", "73"), ("145", "146")]  # without another attempt
+    table = said.partition("$ flowstone asset get report")[2]
+    counts = re.findall(r"(news|people|prices|recipes) +(\d+) +\d+", table)
+    assert counts == [("news", "37"), ("people", "37"), ("prices", "37"), ("recipes", "37")]
+    assert "gone: 2" in table
     assert not list(tmp_path.iterdir())
 
 

@@ -168,3 +168,18 @@ def test_an_open_scatter_is_looked_at_and_cancelled_from_the_terminal(fs_test: T
     [act] = audit.of_resource(fs_test.database, "barrier", str(scatter.id))
     assert (act["action"], act["details"]["reason"]) == ("barrier.cancel", "wrong list")
     assert cli("scatter", "cancel", str(scatter.id), "--yes").exit_code == 4
+
+
+def test_a_cancelled_scatter_is_gone_on_with_by_its_retry(fs_test: TestKit, cli: Cli) -> None:
+    run = open_scatter(fs_test)
+    done_items(fs_test, run, 5)
+    [scatter] = run.scatters()
+    cli("scatter", "cancel", str(scatter.id), "--yes")
+    fs_test.drain(run)
+    done = {each.index: each.ended_at for each in scatter.items("succeeded")}
+    scatter.retry(drain=False)
+    fs_test.drain(run)
+    assert (scatter.status, run.state) == ("partial_failure", "succeeded")
+    after = {each.index: each.ended_at for each in scatter.items("succeeded")}
+    assert len(after) == ITEMS - 1
+    assert {index: after[index] for index in done} == done

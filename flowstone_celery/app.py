@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, o
 from flowstone_celery.assets.aio import Aio
 from flowstone_celery.assets.asset import AssetSpec, declare
 from flowstone_celery.assets.backfilling import Backfilling
-from flowstone_celery.assets.catalog import Catalog
+from flowstone_celery.assets.catalog import Catalog, tasks_of
 from flowstone_celery.assets.declared import Asset, as_namespace, namespaced, settle_in, unwrapped
 from flowstone_celery.assets.judging import Judging
 from flowstone_celery.assets.parted import Parted
@@ -21,9 +21,8 @@ from flowstone_celery.assets.resource import ResourceSpec, declare_resource
 from flowstone_celery.assets.resources import Resources
 from flowstone_celery.assets.scatters import Scatters
 from flowstone_celery.assets.slices import Slice, as_slice, not_ready
-from flowstone_celery.core.barrier_model import item_task
-from flowstone_celery.errors import InvalidOption, WrongState, did_you_mean
-from flowstone_celery.parts import Parts
+from flowstone_celery.errors import InvalidOption, did_you_mean
+from flowstone_celery.parts import Parts, own_app
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -84,7 +83,7 @@ class FlowStone(Parted, Judging, Backfilling, Scatters):
         self.mode = mode
         self.catalog = Catalog()
         self.manage = (app is None) if manage is None else manage
-        self.app = app if app is not None or mode == "inline" else _own_app()
+        self.app = app if app is not None or mode == "inline" else own_app()
         self.namespace = namespaced(namespace or as_namespace(getattr(self.app, "main", None) or "flowstone"))
         self._extra_io = tuple(io)
         self._room = Resources(self.catalog.resources)
@@ -124,15 +123,8 @@ class FlowStone(Parted, Judging, Backfilling, Scatters):
             from flowstone_celery.worker.attach import register_step_task
 
             # Without its queue: Celery deprecates that attribute of tasks, and our wake-ups name the queue themselves.
-            doc = declared.spec.description or None
-            register_step_task(self.app, declared.name, doc=doc)
-            if declared.spec.scatter is not None:
-                register_step_task(self.app, item_task(declared.name), doc=doc)
-
-    def redeclare(self, was: AssetSpec, spec: AssetSpec) -> None:
-        """The asset, if it is one of this house, is declared so from now on: its `keys` or `gather` were added."""
-        if spec.qualified in self.catalog.names and self.catalog.fetch(spec.qualified) is was:
-            self.catalog.replace(spec)
+            for task in tasks_of(declared.spec):
+                register_step_task(self.app, task, doc=declared.spec.description or None)
 
     @overload
     def resource(self, made: T, /, **options: Any) -> T: ...
@@ -373,12 +365,7 @@ class FlowStone(Parted, Judging, Backfilling, Scatters):
 
     def start(self, task_name: str, kwargs: Mapping[str, Any], key: str) -> None:
         """A plain Celery message asked for an asset by its task name: start a run for it, once for each key."""
-        if task_name not in self.catalog.names and task_name in self.catalog.tasks:
-            raise WrongState(
-                f"{task_name!r} does the items of a scatter, and starts nothing by itself",
-                hint="send the asset's own task: it scatters, and its items follow",
-            )
-        spec = self.catalog.fetch(task_name)
+        spec = self.catalog.startable(task_name)
         Asset(spec.fn, spec, lambda: self).apply_async(kwargs=kwargs, task_id=key)
 
     def broker_url(self) -> str | None:
@@ -426,12 +413,4 @@ class FlowStone(Parted, Judging, Backfilling, Scatters):
         return self.parts.joiner
 
     def _queue_of(self, spec: AssetSpec) -> str:
-        from flowstone_celery.worker.attach import queue_of
-
-        return queue_of(self.app, spec.qualified, spec.queue)
-
-
-def _own_app() -> Any:
-    from celery import Celery
-
-    return Celery("flowstone")
+        return self.parts.queue_of(spec.qualified, spec.queue)

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flowstone_celery.assets.resources import Resources
+from flowstone_celery.core.model import INLINE_QUEUE
 from flowstone_celery.errors import InvalidOption, ServiceUnavailable
 from flowstone_celery.telemetry import set_strict
 
@@ -114,13 +115,18 @@ class Parts:
         from flowstone_celery.assets.handler import KIND, AssetHandler
         from flowstone_celery.assets.scattering import Outside
 
-        outside = Outside(lambda: self.carrier, self._queue_of)
+        outside = Outside(lambda: self.carrier, self.queue_of)
         parts = (self._catalog, self.shelf, self.database, self.settings, self.resources)
         return {KIND: AssetHandler(*parts, outside)}
 
-    def _queue_of(self, task: str, queue: str | None) -> str | None:
+    def queue_of(self, task: str, queue: str | None) -> str:
+        """The queue to which the app's own router sends this task, or the given one; without an app, that of inline work.
+
+        Raises:
+            InvalidOption: the app declares its queues and this is none of them.
+        """
         if self._app is None:
-            return queue
+            return INLINE_QUEUE
         from flowstone_celery.worker.attach import queue_of
 
         return queue_of(self._app, task, queue)
@@ -190,6 +196,13 @@ class Parts:
                 hint="run `flowstone up` (a real PostgreSQL and Redis under .flowstone/), or set FLOWSTONE_DATABASE_URL",
             )
         return found.database_url
+
+
+def own_app() -> Any:
+    """A Celery app for a FlowStone that was given none."""
+    from celery import Celery
+
+    return Celery("flowstone")
 
 
 def _manager(candidate: IOManager) -> IOManager:

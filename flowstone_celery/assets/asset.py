@@ -6,22 +6,21 @@ import inspect
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from flowstone_celery.assets.dependencies import Dependency, all_needs, at_home, short_of
+from flowstone_celery.assets.dependencies import Dependency, all_needs, at_home
 from flowstone_celery.assets.fingerprint import code_digest, place, underlying
 from flowstone_celery.assets.options import DOTTED, SLUG, Maker, at, read_options
+from flowstone_celery.assets.parameters import Subject, context_of, is_async, parameters_of, resources_of
 from flowstone_celery.assets.scatter_spec import Part, ScatterSpec, begun, item_parameters
 from flowstone_celery.core.retry_policy import RetryPolicy
 from flowstone_celery.errors import DeclarationError, InvalidOption
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from flowstone_celery.assets.definitions import Definition
 
 DEFAULT_IO = "database"
 
-_CONTEXT_NAMES = frozenset({"ctx", "context"})
-_CONTEXT_TYPE = "Context"
 _RETRY_OPTIONS = {"backoff": "backoff", "retry_delay": "delay", "retry_cap": "cap", "jitter": "jitter"}
 
 
@@ -141,19 +140,6 @@ def declare(fn: Callable[..., Any], *, namespace: str, **options: Any) -> AssetS
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """Whose declaration it is, for the sentences of errors."""
-
-    name: str
-    namespace: str
-    place: str
-
-    def wrong(self, kind: type[DeclarationError], what: str, hint: str, **facts: object) -> DeclarationError:
-        """The error for this declaration."""
-        return kind(f"asset {self.name!r}: {what}", hint=at(hint, self.place), asset=self.name, **facts)
-
-
 # --- the function ---------------------------------------------------------------------------------------------------------------
 
 
@@ -184,11 +170,6 @@ def _is_generator(fn: Any) -> bool:
     )
 
 
-def is_async(fn: Any) -> bool:
-    """Whether calling it answers a coroutine."""
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004 - asks what the call is, not whether there is one
-
-
 def _own_name(fn: Any) -> str:
     return str(getattr(fn, "__name__", "")) or type(fn).__name__
 
@@ -214,87 +195,6 @@ def _checked_namespace(namespace: Any, where: str) -> str:
 
 def _first_line(fn: Any) -> str:
     return (inspect.getdoc(underlying(fn)) or "").partition("\n")[0].strip()
-
-
-# --- its parameters -------------------------------------------------------------------------------------------------------------
-
-
-def parameters_of(fn: Any, subject: Subject) -> list[inspect.Parameter]:
-    """The parameters of a function, each of which can name an asset."""
-    try:
-        parameters = list(inspect.signature(fn).parameters.values())
-    except (ValueError, TypeError):
-        raise subject.wrong(
-            DeclarationError,
-            "its function does not tell its parameters",
-            "Wrap it in a function written in Python.",
-        ) from None
-    for position, parameter in enumerate(parameters):
-        _check_parameter(parameter, position, subject)
-    return parameters
-
-
-def _check_parameter(parameter: inspect.Parameter, position: int, subject: Subject) -> None:
-    name = parameter.name
-    if parameter.kind is parameter.VAR_POSITIONAL:
-        what, hint = f"*{name} names no dependency", "Name each one: def f(orders, prices)."
-    elif parameter.kind is parameter.VAR_KEYWORD:
-        what, hint = f"**{name} names no dependency", "Name each one: def f(orders, prices)."
-    elif parameter.kind is parameter.POSITIONAL_ONLY:
-        what, hint = (
-            f"parameter {name!r} is positional-only, and values are passed by name",
-            "Remove the / behind it.",
-        )
-    elif position == 0 and name in ("self", "cls"):
-        what, hint = f"parameter {name!r} says that this is a method", "Declare a function outside the class."
-    elif not SLUG.fullmatch(name):
-        what, hint = f"parameter {name!r} cannot be the name of an asset", "Use letters, digits and _ only."
-    else:
-        return
-    raise subject.wrong(DeclarationError, what, hint, parameter=name)
-
-
-def context_of(parameters: Sequence[inspect.Parameter], subject: Subject) -> str | None:
-    """The parameter that takes the context."""
-    found = [each.name for each in parameters if _takes_context(each)]
-    if len(found) > 1:
-        raise subject.wrong(
-            DeclarationError,
-            f"{' and '.join(map(repr, found))} both take the context",
-            "Keep one of them.",
-            parameters=found,
-        )
-    return found[0] if found else None
-
-
-def _takes_context(parameter: inspect.Parameter) -> bool:
-    if parameter.name in _CONTEXT_NAMES:
-        return True
-    annotation = parameter.annotation
-    written = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
-    return written.strip("'\" ").rpartition(".")[2] == _CONTEXT_TYPE
-
-
-def resources_of(
-    parameters: Sequence[inspect.Parameter],
-    context: str | None,
-    listed: Sequence[str],
-    required: Sequence[str],
-    subject: Subject,
-) -> tuple[str, ...]:
-    """The parameters that take a resource: a parameter of its name does, whether it has a default or not."""
-    found = tuple(each.name for each in parameters if each.name in required)
-    deps = {short_of(name) for name in listed}
-    for name in found:
-        if name == context or name in deps:
-            other = "the context" if name == context else f"the asset {name!r} of deps"
-            raise subject.wrong(
-                InvalidOption,
-                f"parameter {name!r} could take {other} or the resource of that name",
-                "Keep one of them, or rename the resource.",
-                option="requires",
-            )
-    return found
 
 
 # --- its retries ----------------------------------------------------------------------------------------------------------------

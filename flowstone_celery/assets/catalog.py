@@ -11,12 +11,18 @@ from flowstone_celery.assets.resource_book import ResourceBook
 from flowstone_celery.assets.scatter_spec import check_complete
 from flowstone_celery.assets.slices import Link
 from flowstone_celery.core.barrier_model import item_task
-from flowstone_celery.errors import DuplicateAsset, UnknownAsset, did_you_mean
+from flowstone_celery.errors import DuplicateAsset, UnknownAsset, WrongState, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from flowstone_celery.assets.asset import AssetSpec
+
+
+def tasks_of(spec: AssetSpec) -> tuple[str, ...]:
+    """The names of an asset's Celery tasks: its own, and, if it scatters, that of its items."""
+    name = spec.qualified
+    return (name,) if spec.scatter is None else (name, item_task(name))
 
 
 class Catalog:
@@ -51,9 +57,9 @@ class Catalog:
         self._graph, self._awaiting, self._tasks, self._links = None, None, None, {}
         return spec
 
-    def replace(self, spec: AssetSpec) -> None:
-        """The declaration stands for the one of its name; nothing, if there is none of that name here."""
-        if spec.qualified in self._specs:
+    def replace(self, was: AssetSpec, spec: AssetSpec) -> None:
+        """The declaration stands for the one that was; nothing, if that one is not here."""
+        if self._specs.get(was.qualified) is was:
             self._specs[spec.qualified] = spec
             self._graph, self._awaiting, self._tasks, self._links = None, None, None, {}
 
@@ -109,9 +115,22 @@ class Catalog:
         """The Celery tasks of all assets: their names, and for those that scatter the task of their items."""
         found = self._tasks
         if found is None:
-            items = [item_task(name) for name, each in self._specs.items() if each.scatter is not None]
-            found = self._tasks = (*self._specs, *items)
+            found = self._tasks = tuple(task for each in self._specs.values() for task in tasks_of(each))
         return found
+
+    def startable(self, task: str) -> AssetSpec:
+        """The asset of this task, for which a run may be started.
+
+        Raises:
+            WrongState: it is the task of items.
+            UnknownAsset: there is none.
+        """
+        if task not in self._specs and task in self.tasks:
+            raise WrongState(
+                f"{task!r} does the items of a scatter, and starts nothing by itself",
+                hint="send the asset's own task: it scatters, and its items follow",
+            )
+        return self.fetch(task)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import inspect
     from collections.abc import Mapping, Sequence
 
-    from flowstone_celery.assets.asset import Subject
+    from flowstone_celery.assets.parameters import Subject
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,12 @@ _NAME_BYTES = 255
 _INT4 = 2**31 - 1
 
 
+class ScatterOptions:
+    """What an asset is told of its scatter, as one value: `Scatter` is its form."""
+
+    __slots__ = ()
+
+
 class Maker(StrEnum):
     """What happens when several runs are to make one slice at the same time."""
 
@@ -182,10 +188,8 @@ def _definition(value: Any) -> Definition:
     return found
 
 
-def _scatter(value: Any) -> Any:
-    from flowstone_celery.assets.scatter import Scatter
-
-    if not isinstance(value, Scatter):
+def _scatter(value: Any) -> ScatterOptions:
+    if not isinstance(value, ScatterOptions):
         raise ValueError  # noqa: TRY004 - readers speak through one error
     return value
 

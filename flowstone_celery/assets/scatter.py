@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from flowstone_celery.assets.batch import Batch
-from flowstone_celery.assets.options import OPTIONS, Option, count_of, name_of, read_options
+from flowstone_celery.assets.options import OPTIONS, Option, ScatterOptions, count_of, name_of, read_options
 from flowstone_celery.errors import InvalidOption
 
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%", re.ASCII)
@@ -35,7 +35,7 @@ class Dispatch(StrEnum):
     ITEM = "item"
 
 
-class Scatter:
+class Scatter(ScatterOptions):
     """How an asset spreads into items, one for each element of a dependency's value or for each key that its code names.
 
     `@fs.asset(scatter=Scatter(over="urls"))` above a function of `item`; keys from code by `@pages.keys`; a fold of the results by

@@ -16,11 +16,12 @@ from flowstone_celery.assets.batch import OnItemError
 from flowstone_celery.assets.dependencies import Dependency, all_needs, short_of
 from flowstone_celery.assets.fingerprint import code_digest, place, underlying
 from flowstone_celery.assets.options import at
+from flowstone_celery.assets.parameters import Subject, context_of, is_async, parameters_of, resources_of
 from flowstone_celery.assets.scatter import Scatter
 from flowstone_celery.errors import DeclarationError, InvalidOption
 
 if TYPE_CHECKING:
-    from flowstone_celery.assets.asset import AssetSpec, Subject
+    from flowstone_celery.assets.asset import AssetSpec
 
 ITEM, ITEMS = "item", "items"
 _GATHERED = "gathered"
@@ -129,8 +130,6 @@ def begun(
             "its function takes neither `item` nor the context, so it would make every item the same",
             f"Add the parameter: def {subject.name}(item, …).",
         )
-    from flowstone_celery.assets.asset import is_async
-
     if scatter.width is not None and not is_async(part.fn):
         raise subject.wrong(
             InvalidOption,
@@ -203,8 +202,6 @@ def check_complete(spec: AssetSpec) -> None:
 
 
 def _scatter_of(spec: AssetSpec, what: str, fn: Callable[..., Any]) -> tuple[ScatterSpec, Subject]:
-    from flowstone_celery.assets.asset import Subject
-
     subject = Subject(spec.name, spec.namespace, place(fn) or spec.place)
     if spec.scatter is None:
         raise subject.wrong(
@@ -228,8 +225,6 @@ def _part(
     subject: Subject,
     requires: Sequence[str],
 ) -> tuple[Part, tuple[Dependency, ...]]:
-    from flowstone_celery.assets.asset import context_of, is_async, parameters_of, resources_of
-
     if not callable(fn) or isinstance(fn, type):
         raise subject.wrong(
             DeclarationError, f"its `{what}` is {fn!r:.80}, not a function", "Decorate a function."

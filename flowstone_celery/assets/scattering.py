@@ -48,8 +48,8 @@ _AT_ONCE = 5_000
 """Keys of an iterable that are collected before the first page is written: fewer are written with the step's own settlement."""
 _SECONDS_AT_ONCE = 1.0
 
-QueueOf = Callable[[str, "str | None"], "str | None"]
-"""The queue of a task, by the application's own routes; None: it has none."""
+QueueOf = Callable[[str, "str | None"], str]
+"""The queue of a task, by the application's own routes."""
 
 
 class Maker(Protocol):
@@ -73,7 +73,7 @@ class Outside:
     """What scattering needs of the house: who carries wake-ups, and how tasks are routed."""
 
     carrier: Callable[[], Carrier] = NoCarrier
-    queue_of: QueueOf = lambda _task, _queue: None
+    queue_of: QueueOf = lambda _task, _queue: INLINE_QUEUE
 
 
 class Scattering:
@@ -180,17 +180,22 @@ class Scattering:
         given = self._batch_input(spec, claim, call, inputs)
         if given is not None:
             metadata["batch_input"] = given
-        routed = (
-            None if claim.queue == INLINE_QUEUE else self._outside.queue_of(task, options.queue or spec.queue)
-        )
         return NewBarrier(
             name=claim.name,
             task=task,
-            queue=routed or claim.queue,
+            queue=self._queue(spec, claim),
             priority=spec.priority if options.priority is None else options.priority,
             policy=policy_of(spec, self._settings),
             metadata=metadata,
         )
+
+    def _queue(self, spec: AssetSpec, claim: Claim) -> str:
+        """Where the scatter, or a route of its items' task, sends them; else where its step is, which the run may have chosen."""
+        own, queue_of = _of(spec).options.queue, self._outside.queue_of
+        if claim.queue == INLINE_QUEUE:
+            return claim.queue
+        found = queue_of(item_task(claim.name), own or spec.queue)
+        return found if own or found != queue_of(claim.name, spec.queue) else claim.queue
 
     def _batch_input(self, spec: AssetSpec, claim: Claim, call: Call, inputs: list[Taken]) -> Any:
         """What every batch is given: as declared, or what its function answers now, once."""

@@ -10,6 +10,7 @@ from flowstone_celery.states import BarrierStatus
 
 if TYPE_CHECKING:
     from flowstone_celery.assets.asset import AssetSpec
+    from flowstone_celery.assets.catalog import Catalog
     from flowstone_celery.assets.scatter_handle import ScatterHandle
     from flowstone_celery.core.joining import Joiner
     from flowstone_celery.db.database import Database
@@ -20,6 +21,8 @@ _PAGE = 50
 class Scatters:
     """What a FlowStone says of its scatters."""
 
+    catalog: Catalog
+
     if TYPE_CHECKING:
 
         @property
@@ -29,6 +32,10 @@ class Scatters:
         def _spec(self, asset: Any) -> AssetSpec: ...
 
         def _joiner(self) -> Joiner: ...
+
+    def redeclare(self, was: AssetSpec, spec: AssetSpec) -> None:
+        """The asset, if it is one of this house, is declared so from now on: its `keys` or `gather` were added."""
+        self.catalog.replace(was, spec)
 
     def scatter(self, scatter_id: int) -> ScatterHandle:
         """A handle on a scatter, from its id alone."""

@@ -18,6 +18,8 @@ from worker.scattershop import declare_scatters
 app = Celery("shop", broker=os.environ.get("FLOWSTONE_REDIS_URL"), set_as_current=False)
 if options := os.environ.get("SHOP_VISIBILITY"):
     app.conf.broker_transport_options = {"visibility_timeout": float(options)}
+if queue := os.environ.get("SHOP_ITEM_QUEUE"):
+    app.conf.task_routes = {"shop.parsed[item]": {"queue": queue}}
 fs = FlowStone(app)
 SCRATCH = Path(os.environ.get("SHOP_SCRATCH", "."))
 

@@ -48,3 +48,17 @@ def test_a_reader_whose_worker_is_killed_is_gone_on_with(site: Site) -> None:
     assert site.notes("told_by_the_dead-restored") == ["800"]
     [scatter] = run.scatters()
     assert (scatter.row.total, scatter.row.collapsed) == (TOLD, 0)
+
+
+def test_items_go_where_the_routes_of_the_application_send_their_task(site: Site) -> None:
+    site.start("-Q", "celery,items", SHOP_ITEM_QUEUE="items")
+    run = site.fs.materialize_all("parsed_well")
+    assert run.wait(timeout=40).state == "succeeded"
+    rows = site.rows(
+        "SELECT name, phase, queue FROM flowstone.steps WHERE run_id = %(run)s GROUP BY 1, 2, 3 ORDER BY 2, 1",
+        run=run.uuid,
+    )
+    assert {(row["name"], row["queue"]) for row in rows if row["phase"] == "item"} == {
+        ("shop.parsed", "items")
+    }
+    assert {row["queue"] for row in rows if row["phase"] != "item"} == {"celery"}

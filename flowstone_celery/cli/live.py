@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flowstone_celery.cli.bars import Bars
 from flowstone_celery.cli.show import between, lasted, mark, slice_of
 from flowstone_celery.errors import FlowStoneError
-from flowstone_celery.states import STEP_TERMINAL, StepStatus
+from flowstone_celery.states import STEP_TERMINAL, Phase, StepStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,20 +37,30 @@ _QUIET_EVENTS: Final = frozenset({"step.ready", "run.pending"})
 class Story:
     """What a run's history has told so far: each event once, and for each step what became of its worker."""
 
-    def __init__(self, run: Run) -> None:
-        """Nothing is read yet."""
+    def __init__(self, run: Run, *, after: int = 0) -> None:
+        """Nothing is read yet; events up to `after` never are."""
         self._run = run
-        self._last = 0
+        self._last = after
         self._losses: dict[int, str] = {}
+        self._scattered: set[tuple[int, int]] = set()
+        """Steps that have waited for items, by id and round."""
 
     def news(self) -> list[dict[str, Any]]:
         """The events since the last time, oldest first."""
-        found = list(self._run.events(self._last))
+        found = [self._with_phase(event) for event in self._run.events(self._last)]
         for event in found:
             self._last = event["id"]
             if event["event"] == "step.released":
                 self._losses[event["step_id"]] = (event["detail"] or {}).get("reason", "given back")
         return found
+
+    def _with_phase(self, event: dict[str, Any]) -> dict[str, Any]:
+        """The event; with `gathers` if its step has waited for its items before, in this round."""
+        step = (event["step_id"], event["round"])
+        gathers = step in self._scattered
+        if event["event"] == "step.waiting":
+            self._scattered.add(step)
+        return {**event, "gathers": True} if gathers else event
 
     def loss_of(self, step: Mapping[str, Any]) -> str:
         """Why the step was taken from a worker, and whether another has it: empty for most."""
@@ -110,9 +120,12 @@ def _root_line(row: Mapping[str, Any]) -> Text:
 def _step_line(step: Mapping[str, Any], story: Story) -> Text:
     line = mark(step["status"], slice_of(step["name"], step["partition"]))
     ran = step["attempt"] > 0
+    gathers = step["phase"] == Phase.GATHER
+    attempt = step["attempt"] - gathers  # the first was the scatter
     about = [
         step["status"] if step["status"] != StepStatus.SUCCEEDED else "",
-        f"attempt {step['attempt']}" if step["attempt"] > 1 else "",
+        "gathers" if gathers and step["status"] == StepStatus.RUNNING else "",
+        f"attempt {attempt}" if attempt > 1 else "",
         f"on {step['node_name']} (pid {step['pid']})" if step["node_name"] else "",
         lasted(between(step["started_at"], step["finished_at"])) if ran and _took_time(step) else "",
     ]
@@ -155,10 +168,11 @@ def _status_after(what: str) -> str:
 def _detail(event: Mapping[str, Any]) -> str:
     detail = event["detail"] or {}
     error = detail.get("error") or detail
+    gathers = event.get("gathers", False)
+    attempt = (event["attempt"] or 0) - gathers  # the first was the scatter
     parts = [
-        f"attempt {event['attempt']}"
-        if (event["attempt"] or 0) > 1 or event["event"] == "step.retry"
-        else "",
+        "gathers" if gathers and event["event"] == "step.running" else "",
+        f"attempt {attempt}" if attempt > 1 or event["event"] == "step.retry" else "",
         f"again in {lasted(detail['delay'])}" if "delay" in detail else "",
         f"{detail['items']:,} items" if event["event"] == "step.waiting" and "items" in detail else "",
         str(detail.get("reason") or "") if event["event"] in ("step.released", "run.cancelling") else "",

@@ -129,12 +129,13 @@ def _tell_reasons(found: Run) -> None:
 @json_option
 def events(*, run_id: str, after: int, follow: bool, as_json: bool) -> None:
     """Show a run's history, oldest first."""
+    from flowstone_celery.cli.live import Story
+
     found = desk().run(run_id)
+    story = Story(found, after=after)
     while True:
         ended = found.ready()
-        page = list(found.events(after))
-        _put_events(page, as_json=as_json)
-        after = page[-1]["id"] if page else after
+        _put_events(story.news(), as_json=as_json)
         if ended or not follow:
             return
         time.sleep(_LOOK_EVERY)

@@ -115,9 +115,11 @@ def declare(fn: Callable[..., Any], *, namespace: str, **options: Any) -> AssetS
     subject = Subject(name, _checked_namespace(namespace, where), where)
     parameters = parameters_of(fn, subject)
     context = context_of(parameters, subject)
-    listed, optional = (at_home(read.pop(option, ()), subject) for option in ("deps", "optional_deps"))
-    resources = resources_of(parameters, context, listed, read.get("requires", ()), subject)
     scatter = read.pop("scatter", None)
+    over = () if scatter is None or scatter.over is None else (scatter.over,)
+    listed = at_home((*read.pop("deps", ()), *over), subject)
+    optional = at_home(read.pop("optional_deps", ()), subject)
+    resources = resources_of(parameters, context, listed, read.get("requires", ()), subject)
     item = None if scatter is None else item_parameters(parameters, scatter, subject)
     others = [each for each in parameters if each.name not in (*resources, item)]
     dependencies = all_needs(others, context, listed, optional, read.pop("mappings", {}), subject)

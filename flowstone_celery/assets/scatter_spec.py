@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from flowstone_celery.assets.batch import OnItemError
-from flowstone_celery.assets.dependencies import Dependency, all_needs, short_of
+from flowstone_celery.assets.dependencies import Dependency, all_needs, at_home, short_of
 from flowstone_celery.assets.fingerprint import code_digest, place, underlying
 from flowstone_celery.assets.options import at
 from flowstone_celery.assets.parameters import Subject, context_of, is_async, parameters_of, resources_of
@@ -137,12 +137,7 @@ def begun(
             "Leave it out: max_concurrent= says how many items are at work at once.",
             option="width",
         )
-    over = scatter.over
-    if over is not None:
-        home = f"{subject.namespace}."
-        over = over.removeprefix(home) if "." not in over.removeprefix(home) else over
-        if not any(each.name == over for each in dependencies):
-            dependencies = _with(dependencies, Dependency(over), over, subject)
+    over = None if scatter.over is None else at_home((scatter.over,), subject)[0]
     batch_input = scatter.batch.batch_input if scatter.batch else None
     read = None
     if callable(batch_input):

@@ -20,8 +20,10 @@ from flowstone_celery.assets.gathered import IO, Counts, Gathered, pointer_to
 from flowstone_celery.assets.inputs import record_of
 from flowstone_celery.assets.item_calls import AssetItems
 from flowstone_celery.assets.keys import distinct, element_of, key_of, keys_of
+from flowstone_celery.assets.making import making
 from flowstone_celery.assets.page_by_page import PageByPage, Pages
 from flowstone_celery.assets.scatter_spec import Part
+from flowstone_celery.assets.slices import Slice
 from flowstone_celery.assets.telling import Reads, elements_of
 from flowstone_celery.core import barriers
 from flowstone_celery.core.barrier_model import NewBarrier, Policy, Scattered, item_task
@@ -98,7 +100,8 @@ class Scattering:
             return Scattered(again=earlier.id)
         begun = earlier if earlier is not None and not earlier.sealed else None
         try:
-            with self._told(spec, claim, call, inputs) as told:
+            slice_ = Slice(claim.name, claim.partition)
+            with making(slice_), self._told(spec, claim, call, inputs) as told:
                 if isinstance(told, Skip | Retry | Fail | Cancel):
                     return told
                 new = self._new_barrier(spec, claim, call, inputs)

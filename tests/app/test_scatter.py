@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowstone_celery import Context, FlowStone, Gathered, Scatter, Skip, Static, Value
+from flowstone_celery import All, Context, FlowStone, Gathered, Scatter, Skip, Static, Value
 from flowstone_celery.errors import RunFailed, ValueNotFound
 
 if TYPE_CHECKING:
@@ -236,6 +236,19 @@ def test_a_result_that_json_cannot_hold_is_told_with_its_path(fs: FlowStone) -> 
     )
 
 
+def test_what_may_be_missing_and_is_tells_no_items(fs: FlowStone) -> None:
+    fs.asset(name="urls")(lambda: Skip("none today"))
+    pages = fs.asset(name="pages", scatter=Scatter(over="urls"), optional_deps=["urls"])(lambda item: item)
+    assert list(fs.run(pages).get()) == []
+
+
+def test_keys_that_wait_for_what_they_tell_are_told_so(fs: FlowStone) -> None:
+    pages = fs.asset(name="pages", scatter=Scatter())(lambda item: item)
+    pages.keys(lambda: list(fs.run(pages, force=True).get()))
+    with pytest.raises(RunFailed, match=r"test\.pages -> test\.pages"):
+        fs.run(pages).get()
+
+
 # --- partitions ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -251,6 +264,18 @@ def test_items_belong_to_the_partition_of_their_asset(fs: FlowStone) -> None:
     for day in ("mon", "tue"):
         assert list(fs.run(pages, partition=day).get()) == [f"[{day}]{day}:{day}/{n}" for n in range(3)]
     assert [each.row.partition for each in fs.scatters(pages)] == ["tue", "mon"]
+
+
+def test_items_take_several_partitions_of_what_they_need(fs: FlowStone) -> None:
+    days = Static(["mon", "tue"])
+    fs.asset(name="rates", partitions=days)(lambda ctx: len(str(ctx.partition)))
+    urls(fs, ["a", "b"])
+
+    @fs.asset(scatter=Scatter(over="urls"), mappings={"rates": All()})
+    def pages(item: str, rates: dict[str, int]) -> list[Any]:
+        return [item, dict(rates)]
+
+    assert list(fs.run(pages).get()) == [[url, {"mon": 3, "tue": 3}] for url in ("a", "b")]
 
 
 def test_a_value_is_fresh_until_what_was_gathered_changes(fs: FlowStone) -> None:

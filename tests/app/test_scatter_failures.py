@@ -12,6 +12,9 @@ from flowstone_celery.errors import RunFailed, WrongState
 if TYPE_CHECKING:
     pass
 
+if TYPE_CHECKING:
+    from flowstone_celery.testing.kit import TestKit
+
 URLS = [f"/{number}" for number in range(40)]
 
 
@@ -188,3 +191,33 @@ def test_force_scatters_anew(fs: FlowStone) -> None:
     assert called == ["a", "b", "a", "b"]
     fs.run(pages, force=True)
     assert len(called) == 6
+
+
+# --- processes that die ---------------------------------------------------------------------------------------------------------------
+
+
+EDGES = {
+    "claim.after_commit": 3,
+    "range.after_commit": 2,
+    "part.before_commit": 2,
+    "part.after_commit": 2,
+    "settle.before_commit": 3,
+    "settle.after_commit": 2,
+}
+"""Where a process dies, and how often it gets there."""
+
+
+@pytest.mark.parametrize(
+    ("point", "nth"), [(point, nth) for point, most in EDGES.items() for nth in range(1, most + 1)]
+)
+def test_a_death_at_any_edge_loses_no_item_and_doubles_none(fs_test: TestKit, point: str, nth: int) -> None:
+    fs = fs_test.fs
+    urls(fs)
+    pages = fs.asset(name="pages", scatter=Scatter(over="urls"))(lambda item: item * 2)
+    pages.gather(lambda gathered: list(gathered.items()))
+    run = fs_test.start(pages)
+    with fs_test.crash_at(point, nth=nth):
+        fs_test.drain(run)
+    fs_test.drain(run)
+    assert run.get() == [[url, url * 2] for url in URLS]
+    assert run.scatters()[0].progress().succeeded == 40

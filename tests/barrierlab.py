@@ -9,7 +9,7 @@ from uuid import UUID
 
 from corelab import QUEUE, TASK, Lab, step
 
-from flowstone_celery.core import barriers
+from flowstone_celery.core import barriers, steps
 from flowstone_celery.core.barrier_model import Ended, NewBarrier, Part, Policy, Progress, Range, Scattered
 from flowstone_celery.core.model import NewStep
 from flowstone_celery.core.statements import SQL
@@ -150,15 +150,15 @@ class Scattering:
 
 def release(lab: Lab, worker: int, *, crash: bool = True, reason: str = "its process died") -> None:
     """What a dead process held is released."""
-    lab.database.once(
-        SQL["release_dead"],
-        workers=[worker],
-        crash=int(crash),
-        loss=0,
-        reason=reason,
-        crash_limit=3,
-        loss_limit=20,
-    )
+
+    def work(tx: Tx) -> None:
+        limits = {"crash_limit": 1_000, "loss_limit": 1_000}
+        rows = tx.rows(
+            SQL["release_dead"], workers=[worker], crash=int(crash), loss=0, reason=reason, **limits
+        )
+        steps.lose_claims(tx, rows)
+
+    lab.database.attempt(work)
 
 
 def begin(lab: Lab, **options: Any) -> Scattering:

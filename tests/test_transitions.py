@@ -275,6 +275,8 @@ def _parameters(name: str, world: World, variant: dict[str, Any]) -> dict[str, A
     }
     births = {"run": uuid4()} if name == "core.start" else {}
     status = {"status": None, "lost": False} if name in ("core.runs_page", "core.at_limit") else {}
+    if name == "core.lose_claims":
+        status = {"hands": []}
     if name in ("core.add_pages", "core.barriers_page"):
         status = {"keys": "{}", "status": None}
     return {**PARAMETERS, **mine, "node": uuid4(), "alive": [], **status, **variant, **births}

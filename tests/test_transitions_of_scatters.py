@@ -25,7 +25,7 @@ PAGE = pack([b"0", b"1", b"2"])
 STATEMENTS = (
     "scatter", "wait_for", "open_barrier", "add_hands", "claim_page", "claim_retries", "keep_of_claim", "take_over", "settle_part",
     "close_barrier", "skip_hands", "gather", "end_waiting", "end_without_value", "stand_aside", "go_back", "finish_hand", "reopen_items",
-    "reopen_barrier", "release_dead", "release_lost", "cancel_steps",
+    "reopen_barrier", "release_dead", "release_lost", "lose_claims", "cancel_steps",
 )  # fmt: skip
 OF_HANDS = (
     "claim_page",
@@ -242,6 +242,7 @@ def _try(lab: Lab, name: str, world: World, variant: dict[str, Any]) -> dict[tup
             "worker": ids["worker"],
             "workers": [ids["worker"]],
             "barrier": ids["barrier"],
+            "hands": [ids["hand"]],
         }
         if name in ("scatter", "open_barrier"):
             tx.run(sql("UPDATE flowstone.barriers SET round = 9"))
@@ -282,6 +283,8 @@ def _guarded(name: str, world: World) -> dict[str, bool]:
             return {"claim": held and world.item == "retry" and world.claim in ("", "settled")}
         case "take_over":
             return {"claim": world.claim == "lost"}
+        case "lose_claims":
+            return {"claim": world.claim == "held"}
     return {}
 
 

@@ -129,11 +129,13 @@ SELECT queue FROM born WHERE parked IS NULL;
 -- --- claims ---------------------------------------------------------------------------------------------------------------------
 
 -- fragment: hand_of_open
--- The hand, if this claim holds it and its barrier is open.
+-- The hand, if this claim holds it and its barrier is open. Nobody releases it before the transaction ends, so that what is
+-- claimed here never takes the place of a later claim.
 hand AS (
     SELECT id, barrier_id FROM flowstone.steps
      WHERE
      -- use: held
+       FOR SHARE
 ), target AS (
     SELECT h.id AS hand, b.id, b.round FROM hand h JOIN flowstone.barriers b ON b.id = h.barrier_id AND b.status = 'open'
 )

@@ -199,6 +199,7 @@ class Keeper:
                 crash_limit=self._settings.crash_limit,
                 loss_limit=self._settings.loss_limit,
             )
+            steps.lose_claims(tx, released)
             faults.point("release.before_commit")
             return released
 

@@ -171,6 +171,7 @@ class Pacer:
                 loss_limit=self._settings.loss_limit,
                 limit=_LOST_BATCH,
             )
+            steps.lose_claims(tx, rows)
             faults.point("sweep.before_commit")
             return rows
 

@@ -12,7 +12,7 @@ from flowstone_celery.core.model import INLINE_QUEUE, PROTOCOL, Claim, WakeUp, j
 from flowstone_celery.core.retry_policy import RetryPolicy
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.errors import FlowStoneError
-from flowstone_celery.states import StepStatus
+from flowstone_celery.states import Phase, StepStatus
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -206,6 +206,13 @@ def fail_or_retry(
 def give_back(tx: Tx, held: Mapping[str, int], reason: str) -> Moved | None:
     """running → ready at once; nothing is counted."""
     return _moved("released", tx.row(SQL["give_back"], **held, reason=reason))
+
+
+def lose_claims(tx: Tx, released: Sequence[Row]) -> None:
+    """Items that released hands claimed at the very last are lost too; in the transaction of their release, behind it."""
+    hands = [row["id"] for row in released if row["phase"] == Phase.ITEM]
+    if hands:
+        tx.run(SQL["lose_claims"], hands=hands)
 
 
 def free_awaiting(tx: Tx, name: str, partition: str) -> list[str]:

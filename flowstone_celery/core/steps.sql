@@ -330,6 +330,10 @@ lost AS (
      WHERE m.phase = 'item' AND c.hand_id = m.id AND c.status = 'held'
 )
 
+-- name: lose_claims (item_claim: held -> lost)
+-- What these hands claimed in a transaction that was open as they were being released, and that the release could not see.
+UPDATE flowstone.item_claims c SET status = 'lost', lost_by = 'loss' WHERE c.hand_id = ANY (%(hands)s::bigint[]) AND c.status = 'held';
+
 -- name: release_dead (step: running -> ready; item_claim: held -> lost)
 -- What dead processes held is ready again, counted as a crash, a loss, or neither (an announced stop). A step that has reached a limit
 -- is left for `at_limit` and ends as failed.
@@ -359,7 +363,7 @@ WITH company AS (
     INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id, detail)
     SELECT run_id, id, round, 'step.released', attempt, fence, worker_id, jsonb_build_object('reason', %(reason)s::text) FROM moved
 )
-SELECT id, run_id, name, partition, attempt, queue FROM moved;
+SELECT id, run_id, name, partition, attempt, queue, phase FROM moved;
 
 -- name: release_lost (step: running -> ready; item_claim: held -> lost)
 -- What nodes held that no longer beat is ready again, with growing pauses. Leases do not run while the database is away: the pacer
@@ -384,7 +388,7 @@ WITH held AS (
     INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id, detail)
     SELECT run_id, id, round, 'step.released', attempt, fence, worker_id, jsonb_build_object('reason', 'lease lost') FROM moved
 )
-SELECT id, run_id, name, partition, attempt, queue FROM moved;
+SELECT id, run_id, name, partition, attempt, queue, phase FROM moved;
 
 -- name: at_limit
 -- Steps of dead processes, or with a lost lease, that have reached their limit of crashes or losses: each ends as failed.

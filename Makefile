@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BENCH_VENV := .bench-venv
 BENCH ?= chain
-BENCH_PEERS ?= 'dbos>=2'
+BENCH_PEERS ?= 'dbos>=3'
 
 # Paths are relative and programs are started by module where they can be: a checkout in a path with spaces works.
 RUN := $(VENV)/bin/python -m

@@ -37,7 +37,7 @@ def measure(options: Namespace) -> Result:
     with alone(_SETTLERS) as servers, servers.client() as client:
         _turn(client, options)
         rounds = [_turn(client, options) for _ in range(options.rounds)]
-        return Result("barrier", {OURS: rounds}, machine=dict(servers.versions))
+        return Result("barrier", {OURS: rounds}, machine={**servers.versions, **client.ask("about")})
 
 
 def _turn(client: Side, options: Namespace) -> Figures:

@@ -1,7 +1,7 @@
 """Scatter over many items and gather: items in a second, from the call to the end of the run as its client sees it.
 
-Ours: every item ends as a durable row with its result. Celery: a raw chord, `.get()` of its body's result. DBOS: as many workflows on
-a queue, and all of their results. Two children on every side.
+Ours: every item ends as a durable row with its result. Celery: a raw chord, `.get()` of its body's result. DBOS: a workflow that puts as
+many on a queue and waits for all of their results. Two children on every side.
 """
 
 from __future__ import annotations
@@ -50,6 +50,12 @@ def arguments(parser: ArgumentParser) -> None:
         help="peers, with a comma between them: celery, dbos; or none (default: celery)",
     )
     parser.add_argument(
+        "--dbos-gather",
+        choices=("workflow", "client"),
+        default="workflow",
+        help="who waits for DBOS's results: a workflow, which outlives whoever called it, or the client (default: workflow)",
+    )
+    parser.add_argument(
         "--peer-items",
         type=int,
         default=10_000,
@@ -73,22 +79,30 @@ def measure(options: Namespace) -> Result:
     ):
         fewer = min(options.items, options.peer_items)
 
+        by_client = options.dbos_gather == "client"
+        deeds = {"celery": "scatter", "dbos": "scatter_by_client" if by_client else "scatter"}
+
         def turns(most: int) -> dict[str, Any]:
-            theirs = {peer: partial(_turn, side, min(fewer, most)) for peer, side in all_sides.peers.items()}
+            theirs = {
+                peer: partial(_turn, side, deeds[peer], min(fewer, most))
+                for peer, side in all_sides.peers.items()
+            }
             return {OURS: partial(_our_turn, watch, options, min(options.items, most)), **theirs}
 
         interleaved(1, turns(_WARM_ITEMS))
         rounds: dict[str, list[Figures]] = {OURS: [], **{peer: [] for peer in options.against}}
         rounds.update(interleaved(options.rounds, turns(options.items)))
         notes = list(all_sides.absent.values())
+        if "dbos" in all_sides.peers:
+            notes.append(f"dbos: a {options.dbos_gather} waits for the results")
         if fewer < options.items and all_sides.peers:
             notes.append(f"peers ran {fewer:,} items in each round, ours {options.items:,}")
         machine = all_sides.machine
         return Result("scatter", rounds, "items_per_s", machine, more_is_better=True, notes=notes)
 
 
-def _turn(side: Side, items: int) -> Figures:
-    seconds = side.ask("scatter", items=items)
+def _turn(side: Side, deed: str, items: int) -> Figures:
+    seconds = side.ask(deed, items=items)
     return {"seconds": seconds, "items_per_s": items / seconds}
 
 

@@ -54,7 +54,7 @@ def line_of(*words: str, mark: str = "") -> dict[str, Any]:
     lines = done.stdout.splitlines()
     assert len(lines) == 1, lines
     said: dict[str, Any] = json.loads(lines[0])
-    assert said.keys() == {"name", "ratio", "ratios", "ours", "peers", "spread", "machine"}
+    assert said.keys() == {"name", "ratio", "ratios", "ours", "peers", "spread", "machine", "notes"}
     assert said["name"] == words[0]
     assert all(math.isfinite(figure) and figure > 0 for figure in said["ours"].values())
     assert said["machine"].keys() >= MACHINE
@@ -113,6 +113,50 @@ def test_async_tells_how_near_waiting_steps_come_to_the_ideal() -> None:
     assert (said["ratio"], said["peers"]) == (None, {})
 
 
+@pytest.mark.worker
+def test_scatter_compares_items_with_a_chord_and_tells_which_peer_is_not_installed() -> None:
+    mark = uuid4().hex
+    words = ["--items", "60", "--peer-items", "20", "--item-ms", "1", "--async", "--max-concurrent", "10"]
+    # This very interpreter has Celery, and no DBOS.
+    peers = ["--against", "dbos,celery", "--peer-python", sys.executable]
+    said = line_of("scatter", *words, *peers, "--rounds", "1", mark=mark)
+    assert marked(mark) == []
+    ours, theirs = said["ours"], said["peers"]["celery"]["items_per_s"]
+    assert ours["items_per_s"] == pytest.approx(60 / ours["seconds"], rel=0.01)
+    assert ours["of_ideal"] == pytest.approx(0.006 / ours["seconds"], rel=0.2)
+    assert ours.keys() >= {"coordinator_mb", "worker_mb", "bytes_per_item"}
+    assert said["ratios"] == {"dbos": None, "celery": pytest.approx(ours["items_per_s"] / theirs, rel=0.01)}
+    assert said["ratio"] is None  # that of the first peer that was named
+    missing, fewer = said["notes"]
+    assert "pip install dbos" in missing
+    assert fewer == "peers ran 20 items in each round, ours 60"
+
+
+@pytest.mark.worker
+def test_dag_compares_a_graph_with_a_canvas() -> None:
+    mark = uuid4().hex
+    said = line_of("dag", "--width", "4", "--rounds", "1", "--peer-python", sys.executable, mark=mark)
+    assert marked(mark) == []
+    assert said["ratio"] == pytest.approx(said["peers"]["celery"]["ms"] / said["ours"]["ms"], rel=0.01)
+    assert said["notes"] == []
+
+
+def test_barrier_tells_arrivals_from_many_connections_beside_bare_rows() -> None:
+    mark = uuid4().hex
+    said = line_of("barrier", "--settlers", "4", "--items", "10", "--range", "3", "--rounds", "1", mark=mark)
+    assert marked(mark) == []
+    ours = said["ours"]
+    assert ours.keys() == {"per_s", "p50_ms", "p99_ms", "one_settler_per_s", "bare_per_s", "of_bare"}
+    assert ours["of_bare"] == pytest.approx(ours["per_s"] / ours["bare_per_s"], abs=0.01)
+    assert (said["ratio"], said["peers"]) == (None, {})
+
+
+def test_peer_that_there_is_not_is_refused_by_name() -> None:
+    done = run("scatter", "--against", "celery,airflow")
+    assert done.returncode == 2
+    assert "airflow" in done.stderr
+
+
 def test_missing_environment_of_the_peers_names_the_way_out(tmp_path: Path) -> None:
     done = run("latency", "--peer-python", str(tmp_path / "python"))
     assert done.returncode == 1
@@ -135,6 +179,16 @@ def test_sides_take_turns() -> None:
 def test_ratio_above_one_is_better_than_the_peer() -> None:
     result = Result("chain", {"ours": [{"ms": 1.0}], "celery": [{"ms": 3.0}]}, "ms")
     assert result.ratios == {"celery": 3.0}
+
+
+def test_ratio_of_a_rate_is_above_one_where_ours_is_greater() -> None:
+    rounds = {"ours": [{"items_per_s": 300.0}], "celery": [{"items_per_s": 100.0}]}
+    assert Result("scatter", rounds, "items_per_s", more_is_better=True).ratios == {"celery": 3.0}
+
+
+def test_peer_without_rounds_has_no_ratio_and_no_figures() -> None:
+    said = Result("scatter", {"ours": [{"ms": 1.0}], "dbos": []}, "ms").to_dict()
+    assert (said["ratio"], said["ratios"], said["peers"]) == (None, {"dbos": None}, {})
 
 
 def test_figures_are_medians_with_their_spread() -> None:

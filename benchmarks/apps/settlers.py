@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -97,7 +98,12 @@ def inserted(settlers: int, items: int, processes: int) -> dict[str, Any]:
     return _together([_Inserter(items)] * settlers, processes)
 
 
-DEEDS = {"settled": settled, "inserted": inserted}
+def about() -> dict[str, str]:
+    """The version of Celery that is installed beside us."""
+    return {"celery": version("celery")}
+
+
+DEEDS = {"about": about, "settled": settled, "inserted": inserted}
 
 
 # --- the barrier ----------------------------------------------------------------------------------------------------------------

@@ -300,6 +300,10 @@ _ADVICE: tuple[tuple[Callable[[object], bool], str], ...] = (
         lambda value: hasattr(value, "tolist"),
         "Return value.tolist(), or name an IO manager that stores this type: io=…",
     ),
+    (
+        lambda value: hasattr(value, "__iter__") and hasattr(value, "__len__"),
+        "Return list(value), or name an IO manager that stores this type: io=…",
+    ),
 )
 
 

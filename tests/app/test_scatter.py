@@ -62,6 +62,16 @@ def test_without_a_fold_downstream_takes_what_was_gathered(fs: FlowStone) -> Non
     assert not value.failed
 
 
+def test_what_was_gathered_is_no_value_of_another_asset_and_the_way_out_is_told(fs: FlowStone) -> None:
+    urls(fs)
+    fs.asset(name="pages", scatter=Scatter(over="urls"))(lambda item: item)
+    fs.asset(name="passed")(lambda pages: pages)
+    run = fs.run("passed")
+    assert run.state == "failed"
+    assert "Gathered" in run.row["error"]["message"]
+    assert run.row["error"]["hint"].startswith("Return list(value)")
+
+
 def test_what_was_gathered_is_scattered_over_again(fs: FlowStone) -> None:
     urls(fs, ["a", "bb"])
     fs.asset(name="pages", scatter=Scatter(over="urls"))(lambda item: {"links": [item * 2, item * 3]})

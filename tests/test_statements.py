@@ -250,9 +250,30 @@ UPDATE flowstone.runs r SET lane = 'l' || s.id %% 50, admitted = s.parked IS DIS
        deadline_at = CASE WHEN s.id %% 9 = 0 THEN flowstone.now() + s.id * interval '1 second' END
   FROM flowstone.steps s WHERE s.run_id = r.id AND s.id %% 2 = 0;
 
-VACUUM ANALYZE flowstone.runs, flowstone.steps, flowstone.step_edges, flowstone.workers
+INSERT INTO flowstone.barriers (step_id, run_id, name, kind, task, queue, status, sealed, total, policy, closed_at)
+SELECT s.id, s.run_id, 'a', 'plain', %(task)s, %(queue)s, CASE WHEN n %% 40 = 0 THEN 'open' ELSE 'completed' END, true, 500, '{}',
+       CASE WHEN n %% 40 = 0 THEN NULL ELSE flowstone.now() END
+  FROM (SELECT id, run_id, row_number() OVER (ORDER BY id) AS n FROM flowstone.steps ORDER BY id LIMIT 2000) s;
+
+INSERT INTO flowstone.barrier_pages (barrier_id, number, first, size, next, keys)
+SELECT b.id, n, (n - 1) * 50, 50, CASE WHEN n < 8 THEN 50 ELSE 10 END, 'k' FROM flowstone.barriers b CROSS JOIN generate_series(1, 10) n;
+
+INSERT INTO flowstone.items (barrier_id, index, status, attempt, failures, crashes, losses, alone, round, seconds, due_at, ended_at)
+SELECT b.id, n, CASE WHEN n %% 100 = 0 THEN 'retry' ELSE 'succeeded' END, 1, 0, 0, 0, false, 1, 0,
+       CASE WHEN n %% 100 = 0 THEN flowstone.now() END, CASE WHEN n %% 100 = 0 THEN NULL ELSE flowstone.now() END
+  FROM flowstone.barriers b CROSS JOIN generate_series(0, 299) n WHERE b.id %% 20 = 0;
+
+INSERT INTO flowstone.item_claims (hand_id, barrier_id, kind, first, size, left_open, fence, worker_id, status)
+SELECT s.id, 1 + s.id %% 2000, 'range', 0, 5, 5, 1, 40, CASE WHEN s.id %% 9 = 0 THEN 'held' ELSE 'settled' END FROM flowstone.steps s;
+
+UPDATE flowstone.steps s SET barrier_id = 1 + s.id %% 2000, phase = 'item' WHERE s.id %% 5 = 0;
+
+VACUUM ANALYZE flowstone.runs, flowstone.steps, flowstone.step_edges, flowstone.workers, flowstone.barriers, flowstone.barrier_pages,
+       flowstone.items, flowstone.item_claims
 """
-_LARGE = {"steps", "runs", "step_edges", "history", "asset_values"}
+_LARGE = {
+    "steps", "runs", "step_edges", "history", "asset_values", "barriers", "barrier_pages", "items", "item_claims", "barrier_keys",
+}  # fmt: skip
 _HERE: dict[str, Any] = {
     "step": 12_000, "worker": 40, "fence": 1, "queue": QUEUE, "knows": [TASK], "protocol": 1, "only_run": None, "relaxed": True,
     "min_wakeups": 8, "lease": 2.0, "loss_limit": 20, "limit": 100, "place": "here", "node": "00000000-0000-0000-0000-000000000001",
@@ -263,13 +284,20 @@ _HERE: dict[str, Any] = {
     "backfill": "00000000-0000-0000-0000-000000000001", "before": None, "before_id": None,
     "deadline_in": None, "beside": False, "name": "a", "partition": "", "low": "01a00000-0000-0000-0000-000000000000",
     "high": "01afffff-ffff-ffff-ffff-ffffffffffff", "runs": ["00000000-0000-0000-0000-000000000001"], "hands": False,
+    "barrier": 40, "round": 1, "wanted": 100, "width": 1, "indexes": [1, 2], "statuses": None, "attempts": None, "failures": None,
+    "crashes": None, "losses": None, "alone": None, "seconds": None, "results": None, "errors": None, "delays": None, "number": 1,
+    "index": 70, "first": 0, "end": 50, "size": 50, "uncounted": 0, "keep": False, "items": [1], "digests": "{}",
 }  # fmt: skip
 HOT = (
     "agenda", "promise", "promise_again", "release_lost", "release_dead", "at_limit", "capacity",
     "workers_of_place", "watch", "cancelling", "cancel", "cancel_steps", "end_without_value", "retry", "give_back",
     "next_due_of_run", "progress", "events", "by_key", "settled_under", "unpark_due", "unpark_awaiting", "free_awaiting", "expire",
     "reopen", "pause", "resume", "park_paused", "unpark_run", "admit", "lanes_with_room", "unadmitted_parts", "half_paused",
-    "by_prefix", "neighbors", "anyone_aside", "backfill_progress", "backfill_runs", "lane_pause", "lane_resume",
+    "by_prefix", "neighbors", "anyone_aside", "lock_barrier", "claim_page", "claim_retries", "unfinished", "open_of_claim", "take_over",
+    "widths_beside", "free_held", "settle_part", "close_barrier", "skip_hands", "gather", "end_waiting", "stand_aside", "go_back",
+    "finish_hand", "call_hands", "add_hands", "reopen_items", "reopen_pages", "reopen_barrier", "barrier_progress", "keys_of_page",
+    "pages_from", "items_between", "items_failed", "results", "barriers_in_need", "drop_keys", "bury_barriers", "lose_claims",
+    "open_barriers_of_run", "run", "backfill_progress", "backfill_runs", "lane_pause", "lane_resume",
 )  # fmt: skip
 
 
@@ -277,7 +305,8 @@ def _plan(lab: Lab, statement: Statement, mode: str = "force_custom_plan") -> di
     """The plan as the server makes it for a prepared statement, for these values or for any."""
     text, names = _numbered(statement)
     with lab.database.connection() as connection:
-        given = {**_HERE, **({"lost": False} if statement.name == "at_limit" else {})}
+        odd = {"at_limit": {"lost": False}, "lose_claims": {"hands": [5]}, "settle_part": {"alone": None}}
+        given = {**_HERE, **odd.get(statement.name, {})}
         values = ", ".join(psycopg.ClientCursor(connection).mogrify("%s", (given[name],)) for name in names)
         connection.execute(f"SET LOCAL plan_cache_mode = {mode}", prepare=False)
         connection.execute(f"PREPARE planned AS {text}", prepare=False)
@@ -326,6 +355,13 @@ def test_hot_statements_read_no_large_table_from_end_to_end(crowded: Lab, name: 
         ("park_paused", {"steps_of_run"}),
         ("unpark_run", {"steps_of_run"}),
         ("cancel_steps", {"steps_of_run"}),
+        ("claim_page", {"barrier_pages_open", "items_retry"}),
+        ("claim_retries", {"items_retry"}),
+        ("call_hands", {"steps_of_barrier"}),
+        ("barriers_in_need", {"barriers_open", "barrier_pages_open", "items_retry", "steps_of_barrier"}),
+        ("drop_keys", {"barriers_keyed"}),
+        ("bury_barriers", {"barriers_abandoned"}),
+        ("items_failed", {"items_failed"}),
     ],
 )
 def test_sweeps_hold_to_their_partial_indexes(crowded: Lab, name: str, indexes: set[str]) -> None:

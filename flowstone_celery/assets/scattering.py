@@ -187,7 +187,7 @@ class Scattering:
             name=claim.name,
             task=task,
             queue=self._queue(spec, claim),
-            priority=spec.priority if options.priority is None else options.priority,
+            priority=options.priority,
             policy=policy_of(spec, self._settings),
             metadata=metadata,
         )

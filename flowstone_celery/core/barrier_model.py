@@ -61,7 +61,8 @@ class NewBarrier:
     """The asset that scatters."""
     task: str
     queue: str
-    priority: int
+    priority: int | None
+    """None: its step's, which the run may have chosen."""
     policy: Policy
     metadata: Mapping[str, Any] | None = None
 

@@ -12,11 +12,12 @@ WITH moved AS (
     UPDATE flowstone.steps SET status = 'waiting', worker_id = NULL, deadline_at = NULL, error = NULL
      WHERE
      -- use: held
-    RETURNING id, run_id, round, attempt, fence, kind, name, partition, sole
+    RETURNING id, run_id, round, attempt, fence, kind, name, partition, sole, priority
 ), made AS (
     INSERT INTO flowstone.barriers (step_id, run_id, round, name, partition, kind, task, queue, priority, status, sealed, total, collapsed,
                                     policy, metadata)
-    SELECT m.id, m.run_id, m.round, %(name)s, m.partition, m.kind, %(task)s, %(queue)s, %(priority)s, 'open', true, %(total)s, %(collapsed)s,
+    SELECT m.id, m.run_id, m.round, %(name)s, m.partition, m.kind, %(task)s, %(queue)s, coalesce(%(priority)s::int, m.priority), 'open', true,
+           %(total)s, %(collapsed)s,
            %(policy)s::jsonb, %(metadata)s::jsonb FROM moved m
     RETURNING id
 ), paged AS (
@@ -62,7 +63,8 @@ SELECT id FROM flowstone.steps
 -- name: open_barrier (barrier: -> open)
 -- A reader's barrier, without items yet. No row: the step has one in this round.
 INSERT INTO flowstone.barriers (step_id, run_id, round, name, partition, kind, task, queue, priority, status, policy, metadata)
-SELECT s.id, s.run_id, s.round, %(name)s, s.partition, s.kind, %(task)s, %(queue)s, %(priority)s, 'open', %(policy)s::jsonb, %(metadata)s::jsonb
+SELECT s.id, s.run_id, s.round, %(name)s, s.partition, s.kind, %(task)s, %(queue)s, coalesce(%(priority)s::int, s.priority), 'open',
+       %(policy)s::jsonb, %(metadata)s::jsonb
   FROM flowstone.steps s WHERE s.id = %(step)s
 ON CONFLICT (step_id, round) DO NOTHING
 RETURNING id;

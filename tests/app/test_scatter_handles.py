@@ -6,6 +6,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from onedb import sql
 
 from flowstone_celery import Context, FlowStone, Gathered, Scatter
 from flowstone_celery.core import retention
@@ -61,6 +62,17 @@ def test_scatters_are_listed_by_asset_and_status(fs: FlowStone) -> None:
     assert [each.row.run_id for each in fs.scatters("squares", status="failed")] == [second.uuid]
     assert list(fs.scatters("numbers")) == []
     assert repr(next(fs.scatters())).startswith("<Scatter: ")
+
+
+@pytest.mark.parametrize(("own", "of_items"), [(None, 7), (3, 3)])
+def test_items_have_the_priority_of_their_step_unless_the_scatter_says_otherwise(
+    fs_test: TestKit, own: int | None, of_items: int
+) -> None:
+    squares, _ = counted(fs_test.fs, priority=own)
+    run = fs_test.start(squares, priority=7)
+    fs_test.drain(run)
+    text = "SELECT DISTINCT priority FROM flowstone.steps WHERE run_id = %(run)s AND phase = 'item'"
+    assert sql(fs_test.database, text, run=run.uuid) == [{"priority": of_items}]
 
 
 def test_keys_are_told_as_they_were(fs: FlowStone) -> None:

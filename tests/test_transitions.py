@@ -248,7 +248,7 @@ PARAMETERS: dict[str, Any] = {
     "inputs": [None, None], "due_in": [0.0, 0.0], "edge_children": [2], "edge_parents": [1], "edge_optional": [False],
     "barrier": 10**9, "round": 1, "number": 1, "index": 0, "first": 0, "end": 9, "total": 0, "collapsed": 0, "checkpoint": None,
     "keyed": False, "firsts": [], "sizes": [], "digests": "{}", "wanted": 5, "width": 1, "uncounted": 0, "keep_failed": False,
-    "items": [], "hands": False, "indexes": [], "policy": "{}",
+    "items": [], "hands": False, "indexes": [], "policy": "{}", "seconds": 1.0,
 }  # fmt: skip
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {

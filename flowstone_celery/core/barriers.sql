@@ -34,14 +34,17 @@ SELECT m.id, b.id AS barrier,
   FROM moved m CROSS JOIN made b;
 
 -- name: wait_for (step: running -> waiting)
--- The step waits for a barrier that stands; a reader's is sealed now.
+-- The step waits for a barrier that stands; a reader's is sealed now, unless it closed before all was read: then a later round reads on.
 WITH moved AS (
     UPDATE flowstone.steps SET status = 'waiting', worker_id = NULL, deadline_at = NULL, error = NULL
      WHERE
      -- use: held
     RETURNING id, run_id, round, attempt, fence, name, partition, sole
 ), sealed AS (
-    UPDATE flowstone.barriers b SET sealed = true, checkpoint = NULL, collapsed = b.collapsed + %(collapsed)s FROM moved m
+    UPDATE flowstone.barriers b
+       SET sealed = b.sealed OR b.status = 'open', checkpoint = CASE WHEN b.status <> 'open' THEN b.checkpoint END,
+           collapsed = b.collapsed + %(collapsed)s
+      FROM moved m
      WHERE b.id = %(barrier)s AND b.step_id = m.id
     RETURNING b.total
 ), logged AS (

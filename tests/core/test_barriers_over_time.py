@@ -105,6 +105,9 @@ def test_a_reader_stops_when_its_barrier_has_closed_and_its_step_ends_with_the_s
     assert begun.step[0] == "failed"
     assert lab.statuses(begun.run)["after"] == "failed"
     begun.finish(hand)
+    found = barriers.barrier(lab.database, begun.barrier)
+    assert found is not None
+    assert not found.sealed, "what was not read is read in the next round"
 
 
 def test_a_reader_that_fails_for_good_takes_its_barrier_with_it(lab: Lab) -> None:

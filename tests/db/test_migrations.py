@@ -84,7 +84,9 @@ def catalogue(url: str, name: str = "flowstone") -> dict[str, set[tuple[Any, ...
         }
     return {
         part: {
-            tuple(str(cell).replace(f"{name}.", "flowstone.") for cell in row)
+            tuple(
+                str(cell).replace(f'"{name}".', f"{name}.").replace(f"{name}.", "flowstone.") for cell in row
+            )
             for row in rows
             if "alembic" not in str(row)
         }

@@ -227,8 +227,17 @@ class Window:
         """Its code has ended; answers what ended it from outside its own frames."""
         task = self._loop.create_task(unit.run(), context=unit.context)
         unit.runs(lambda: self._cancel(task, unit))
-        await asyncio.wait({task})
-        return asyncio.CancelledError() if task.cancelled() else task.exception()
+        found: BaseException | None = None
+        try:
+            await task
+        except BaseException as error:  # noqa: BLE001 - judged by the piece of work
+            found = error
+        place = asyncio.current_task()
+        if (
+            place is None or place.cancelling()
+        ):  # not its code alone, whatever that made of it: the window is aborted
+            raise asyncio.CancelledError
+        return found
 
     def _cancel(self, task: asyncio.Task[object], unit: Unit) -> None:
         def cancel() -> None:

@@ -1,0 +1,41 @@
+"""Scatters while everything that they stand on dies: each item ends once, what was gathered is whole, and the run ends by itself."""
+
+from __future__ import annotations
+
+import pytest
+from faults.cluster import Cluster, Measured
+from faults.storm import MIXED, Storm, told
+
+from flowstone_celery.embedded import servers
+
+pytestmark = pytest.mark.worker
+
+
+@pytest.mark.parametrize(
+    ("items", "kills", "nodes"),
+    [
+        pytest.param(1_000, 5, 5, id="1000"),
+        pytest.param(5_000, 20, 5, id="5000", marks=[pytest.mark.faults, pytest.mark.timeout(600)]),
+    ],
+)
+def test_each_item_ends_once_while_processes_nodes_and_services_die(
+    fleet: Cluster, items: int, kills: int, nodes: int, measured: Measured
+) -> None:
+    home = fleet.databases.home
+    assert home is not None
+    fleet.server_crashes = True
+    storm = Storm(
+        fleet, kills, nodes, meanwhile=[fleet.redis.flushall, lambda: servers.restart_postgres(home)]
+    )
+    run = fleet.start("items", metadata={**MIXED, "items": items})
+    seconds = storm.rage(run, items, within=60 + items / 20)
+    found = told(fleet, run, items)
+    assert (found.lost, found.strange, found.gathers) == (0, 0, 1)
+    [scatter] = run.scatters()
+    assert (scatter.status, scatter.row.total, scatter.row.done) == ("completed", items, items)
+    assert fleet.sql("SELECT count(*) AS ended FROM flowstone.items WHERE status = 'succeeded'") == [
+        {"ended": items}
+    ]
+    measured("kills, nodes among them", (storm.killed, storm.fallen))
+    measured("seconds", round(seconds, 1))
+    measured("starts beyond one for each item", found.starts - items)

@@ -279,6 +279,7 @@ class Told(Coroutine[Any, Any, object]):
         self._call = call
 
     def send(self, value: Any) -> Any:
+        """As a coroutine's own."""
         self._call.step_in()
         try:
             return self._inner.send(value)
@@ -286,6 +287,7 @@ class Told(Coroutine[Any, Any, object]):
             self._call.step_out()
 
     def throw(self, *error: Any) -> Any:
+        """As a coroutine's own."""
         self._call.step_in()
         try:
             return self._inner.throw(*error)
@@ -293,6 +295,7 @@ class Told(Coroutine[Any, Any, object]):
             self._call.step_out()
 
     def close(self) -> None:
+        """As a coroutine's own."""
         self._inner.close()
 
     def __await__(self) -> Generator[Any, Any, object]:

@@ -42,10 +42,11 @@ Act = Callable[[Database], "list[float]"]
 
 @dataclass(frozen=True, slots=True)
 class _Settler:
-    """Claims ranges of its barrier until there is nothing left, and settles them item by item."""
+    """Claims ranges of its barrier until there is nothing left, and settles them item by item, or each as one part."""
 
     hand: Claim
     ranged: int
+    parts: bool
 
     def __call__(self, own: Database) -> list[float]:
         times: list[float] = []
@@ -56,8 +57,8 @@ class _Settler:
                 if found is None or found.pending <= found.running:
                     return times
                 continue  # whoever settles just now holds the pages that have something left
-            for item in held.items:
-                ended = (Ended(item.index, "succeeded", 1, b"1"),)
+            all_ended = [Ended(item.index, "succeeded", 1, b"1") for item in held.items]
+            for ended in [all_ended] if self.parts else [[each] for each in all_ended]:
                 begun = time.perf_counter()
                 part = own.attempt(lambda tx: barriers.settle_part(tx, self.hand, held, ended))  # noqa: B023 - called at once
                 times.append(time.perf_counter() - begun)
@@ -82,10 +83,13 @@ class _Inserter:
 # --- deeds ----------------------------------------------------------------------------------------------------------------------
 
 
-def settled(settlers: int, items: int, ranged: int, processes: int) -> dict[str, Any]:
-    """The seconds of each arrival, and those from the first to the last, of so many items for each settler of one barrier."""
+def settled(settlers: int, items: int, ranged: int, processes: int, *, parts: bool = False) -> dict[str, Any]:
+    """The seconds of each arrival, and those from the first to the last, of so many items for each settler of one barrier.
+
+    `parts`: what is claimed at once arrives at once, as hands do it.
+    """
     hands = _scattered(settlers, settlers * items)
-    answer = _together([_Settler(hand, ranged) for hand in hands], processes)
+    answer = _together([_Settler(hand, ranged, parts) for hand in hands], processes)
     found = barriers.barrier(database, hands[0].barrier_id or 0)
     assert found is not None
     assert (found.status, found.done) == ("completed", settlers * items), found

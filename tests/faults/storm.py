@@ -166,7 +166,8 @@ def told(fleet: Cluster, run: Run, items: int) -> Told:
     )
     gathers = ledger.gathers(run)
     for each in gathers:
-        assert each["tokens"] == [result for _, result in results[each["partition"]]]
+        held = [result for _, result in results[each["partition"]]]
+        assert each["tokens"] == held, "a fold was given other results than the rows hold"
     return Told(items - ended, strange, len(starts), len(gathers))
 
 

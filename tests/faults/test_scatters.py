@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from faults import itemshop
 from faults.cluster import Cluster, Measured
-from faults.storm import MIXED, Storm, told
+from faults.storm import MIXED, Storm, Told, told
 
 from flowstone_celery.embedded import servers
 
@@ -39,3 +40,20 @@ def test_each_item_ends_once_while_processes_nodes_and_services_die(
     measured("kills, nodes among them", (storm.killed, storm.fallen))
     measured("seconds", round(seconds, 1))
     measured("starts beyond one for each item", found.starts - items)
+
+
+def test_an_item_that_was_lost_or_is_of_strange_origin_would_be_told(fleet: Cluster) -> None:
+    fleet.worker(module="itemshop", slots=1)
+    run = fleet.start("items", metadata={"items": 20})
+    fleet.finish(run)
+    assert told(fleet, run, 20) == Told(lost=0, strange=0, starts=20, gathers=1)
+    fleet.sql("CREATE TABLE kept AS SELECT * FROM flowstone.items")
+    fleet.sql("UPDATE flowstone.items SET result = (SELECT result FROM kept WHERE index = 3) WHERE index = 4")
+    with pytest.raises(AssertionError, match="a fold was given"):
+        told(fleet, run, 20)
+    (fleet.folder / f"sink{itemshop.GATHERS}").write_text("")
+    assert told(fleet, run, 20).strange == 1
+    fleet.sql("DELETE FROM flowstone.items WHERE index = 5")
+    assert told(fleet, run, 20).lost == 1
+    fleet.sql("DELETE FROM flowstone.items")
+    fleet.sql("INSERT INTO flowstone.items SELECT * FROM kept")

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 TIMEOUT = 120.0
 TASK, HAND = "settlers.work", "settlers.work[item]"
 _LEASE = 86_400.0
+_LOOK_AGAIN = 0.002
+"""Seconds; a hand would stand aside, and cost those that settle nothing."""
 _URL = os.environ["FLOWSTONE_DATABASE_URL"]
 _TABLE = Statement(
     "settlers", "table", frozenset(), "CREATE TABLE IF NOT EXISTS bare (id bigserial PRIMARY KEY, told text)"
@@ -56,7 +58,8 @@ class _Settler:
                 found = barriers.progress(own, self.hand.barrier_id or 0)
                 if found is None or found.pending <= found.running:
                     return times
-                continue  # whoever settles just now holds the pages that have something left
+                time.sleep(_LOOK_AGAIN)  # whoever settles just now holds the pages that have something left
+                continue
             all_ended = [Ended(item.index, "succeeded", 1, b"1") for item in held.items]
             for ended in [all_ended] if self.parts else [[each] for each in all_ended]:
                 begun = time.perf_counter()

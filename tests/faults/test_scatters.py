@@ -42,6 +42,23 @@ def test_each_item_ends_once_while_processes_nodes_and_services_die(
     measured("starts beyond one for each item", found.starts - items)
 
 
+@pytest.mark.faults
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("asset", ["awaited", "singly", "few", "shaky", "together", "told", "read"])
+def test_no_way_to_scatter_loses_an_item_to_a_death(fleet: Cluster, asset: str, measured: Measured) -> None:
+    items = 1_500
+    storm = Storm(fleet, kills=10, nodes=5)
+    metadata = {**MIXED, "items": items, "shaky": 10 if asset in ("shaky", "together") else None}
+    run = fleet.start(asset, metadata=metadata)
+    seconds = storm.rage(run, items, within=120)
+    found = told(fleet, run, items)
+    assert (found.lost, found.strange, found.gathers) == (0, 0, 1)
+    [scatter] = run.scatters()
+    assert (scatter.status, scatter.row.total, scatter.row.done) == ("completed", items, items)
+    measured("seconds", round(seconds, 1))
+    measured("starts beyond one for each item", found.starts - items)
+
+
 def test_an_item_that_was_lost_or_is_of_strange_origin_would_be_told(fleet: Cluster) -> None:
     fleet.worker(module="itemshop", slots=1)
     run = fleet.start("items", metadata={"items": 20})

@@ -285,10 +285,13 @@ _AS_MATERIALIZATION = {
     StepStatus.CANCELLED: Materialization.CANCELLED,
 }
 
+_WAITING = {Phase.DECIDE: Materialization.WAITING_APPROVAL, Phase.GATHER: Materialization.RUNNING}
+"""What users see of a step that waits, by what comes next; it is at work while its items are."""
+
 
 def materialization(status: str, phase: str = Phase.CALL) -> Materialization:
     """Answer the users' word for a step's status (FS-40)."""
     step = StepStatus(status)
     if step is StepStatus.WAITING:
-        return Materialization.WAITING_APPROVAL if phase == Phase.DECIDE else Materialization.WAITING_SIGNAL
+        return _WAITING.get(phase, Materialization.WAITING_SIGNAL)
     return _AS_MATERIALIZATION[step]

@@ -192,8 +192,9 @@ def test_a_function_is_called_like_a_statement_of_its_name() -> None:
         head.split("(", 1)[1]
         == "_step bigint, _by text, _at float8) RETURNS TABLE (id bigint) LANGUAGE plpgsql ROWS 1 AS "
     )
-    assert body.split() == (
-        "#variable_conflict use_column BEGIN UPDATE flowstone.t SET who = _by WHERE id = _step ; END $$".split()
+    assert (
+        " ".join(body.split())
+        == "#variable_conflict use_column BEGIN UPDATE flowstone.t SET who = _by WHERE id = _step ; END $$"
     )
 
 

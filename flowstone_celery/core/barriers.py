@@ -108,7 +108,7 @@ def _scatter_new(tx: Tx, claim: Claim, scattered: Scattered, new: NewBarrier) ->
         counts = Counts(len(scattered.keys), 0, 0, sealed=True)
         part = close_if_due(tx, row["barrier"], new.policy, counts, name=new.name)
         opened = part.opened if part else add_hands(tx, row["barrier"])
-        return Moved("waiting", opened, awaited=row["awaited"])
+        return Moved("waiting", opened)
 
     return answer
 
@@ -136,7 +136,7 @@ def _wait_for(tx: Tx, claim: Claim, row: Row, collapsed: int = 0) -> Moved | Non
     moved = tx.row(SQL["wait_for"], **claim.held, barrier=row["id"], collapsed=collapsed)
     if moved is None:
         return None
-    return Moved("waiting", _go_on_or_open(tx, row), awaited=moved["awaited"])
+    return Moved("waiting", _go_on_or_open(tx, row))
 
 
 def _go_on_or_open(tx: Tx, row: Row) -> tuple[str, ...]:

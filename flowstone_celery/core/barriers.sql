@@ -9,7 +9,7 @@ SELECT b.*, (SELECT s.status FROM flowstone.steps s WHERE s.id = b.step_id) AS s
 -- name: scatter (step: running -> waiting; barrier: -> open)
 -- The step waits; its barrier stands sealed, with all pages of keys.
 WITH moved AS (
-    UPDATE flowstone.steps SET status = 'waiting', worker_id = NULL, deadline_at = NULL, error = NULL
+    UPDATE flowstone.steps SET status = 'waiting', phase = 'gather', worker_id = NULL, deadline_at = NULL, error = NULL
      WHERE
      -- use: held
     RETURNING id, run_id, round, attempt, fence, kind, name, partition, sole, priority
@@ -29,14 +29,12 @@ WITH moved AS (
     SELECT m.run_id, m.id, m.round, 'step.waiting', m.attempt, m.fence, %(worker)s, jsonb_build_object('barrier', b.id, 'items', %(total)s::int)
       FROM moved m CROSS JOIN made b
 )
-SELECT m.id, b.id AS barrier,
-       -- use: awaited
-  FROM moved m CROSS JOIN made b;
+SELECT m.id, b.id AS barrier FROM moved m CROSS JOIN made b;
 
 -- name: wait_for (step: running -> waiting)
 -- The step waits for a barrier that stands; a reader's is sealed now, unless it closed before all was read: then a later round reads on.
 WITH moved AS (
-    UPDATE flowstone.steps SET status = 'waiting', worker_id = NULL, deadline_at = NULL, error = NULL
+    UPDATE flowstone.steps SET status = 'waiting', phase = 'gather', worker_id = NULL, deadline_at = NULL, error = NULL
      WHERE
      -- use: held
     RETURNING id, run_id, round, attempt, fence, name, partition, sole
@@ -52,9 +50,7 @@ WITH moved AS (
     SELECT m.run_id, m.id, m.round, 'step.waiting', m.attempt, m.fence, %(worker)s, jsonb_build_object('barrier', %(barrier)s, 'items', b.total)
       FROM moved m CROSS JOIN sealed b
 )
-SELECT m.id,
-       -- use: awaited
-  FROM moved m CROSS JOIN sealed b;
+SELECT m.id FROM moved m CROSS JOIN sealed b;
 
 -- name: hold_step
 -- Whether this claim still holds its step. The row is locked: nobody releases it meanwhile.

@@ -30,12 +30,18 @@ AND r.status IN ('pending', 'running') AND NOT r.paused
 -- A step that a process has died with, or that lost its worker, shares its process with no other.
 (NOT %(beside)s::boolean OR (s.crashes = 0 AND s.losses = 0))
 
+-- fragment: m_is_making
+-- Whether step m makes its value now: its code runs, or it has scattered and is not done with what its items make.
+m.sole AND (m.status = 'running' OR m.status IN ('waiting', 'ready') AND m.phase = 'gather')
+
 -- fragment: nobody_makes_it
 -- No other step makes the same value now. `steps_makers` refuses two; this asks beforehand. A lookup, not NOT EXISTS: that may be
 -- planned as a table of all makers, which reads the index with everything in it that is dead.
 (NOT s.sole OR (
     SELECT m.id FROM flowstone.steps m
-     WHERE m.status = 'running' AND m.sole AND m.name = s.name AND m.partition = s.partition LIMIT 1) IS NULL)
+     WHERE
+           -- use: m_is_making
+       AND m.name = s.name AND m.partition = s.partition AND m.id <> s.id LIMIT 1) IS NULL)
 
 -- fragment: parked_as_its_run_says
 -- Why step s of run r may not be claimed for now, NULL if it may.

@@ -23,7 +23,9 @@ SELECT (SELECT array_agg(k.queue) FROM queues k WHERE k.queue IS NOT NULL) AS du
        (SELECT extract(epoch FROM s.due_at - flowstone.now())::float8 FROM flowstone.steps s WHERE s.parked IN ('due', 'idle')
          ORDER BY s.due_at LIMIT 1) AS next_due_in,
        EXISTS (SELECT 1 FROM flowstone.steps a WHERE a.parked = 'maker' AND NOT EXISTS (
-                   SELECT 1 FROM flowstone.steps m WHERE m.status = 'running' AND m.sole AND m.name = a.name AND m.partition = a.partition)) AS awaiting,
+                   SELECT 1 FROM flowstone.steps m WHERE m.name = a.name AND m.partition = a.partition AND
+                   -- use: m_is_making
+               )) AS awaiting,
        EXISTS (SELECT 1 FROM flowstone.runs r WHERE r.deadline_at <= flowstone.now() AND r.status IN ('pending', 'running')) AS late,
        EXISTS (SELECT 1 FROM flowstone.requests) AS asked,
        EXISTS (SELECT 1 FROM flowstone.barriers b WHERE b.status = 'open')
@@ -56,7 +58,9 @@ WITH batch AS (
     SELECT a.id FROM flowstone.steps a
      WHERE a.parked = 'maker' AND (%(only_run)s::uuid IS NULL OR a.run_id = %(only_run)s)
        AND NOT EXISTS (SELECT 1 FROM flowstone.steps m
-                        WHERE m.status = 'running' AND m.sole AND m.name = a.name AND m.partition = a.partition)
+                        WHERE m.name = a.name AND m.partition = a.partition AND
+                        -- use: m_is_making
+       )
      ORDER BY a.name, a.partition LIMIT %(limit)s FOR NO KEY UPDATE OF a SKIP LOCKED
 )
 UPDATE flowstone.steps s SET parked =
@@ -115,7 +119,9 @@ SELECT s.id, s.run_id, s.name, s.partition, s.queue, s.status,
                  WHERE o.tenant = r.tenant AND o.lane = r.lane AND o.admitted AND o.finished_at IS NULL ORDER BY o.created_at LIMIT 3) e), 'it is let in next')
          WHEN r.paused THEN 'its run is paused'
          WHEN s.parked = 'maker' THEN coalesce((SELECT 'run ' || m.run_id || ' makes the same value now' FROM flowstone.steps m
-                 WHERE m.status = 'running' AND m.sole AND m.name = s.name AND m.partition = s.partition), 'what it waited for has ended: it is next in line')
+                 WHERE m.name = s.name AND m.partition = s.partition AND
+                 -- use: m_is_making
+                 ), 'what it waited for has ended: it is next in line')
          WHEN s.due_at > flowstone.now() THEN 'it is due at ' || to_char(s.due_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
               || CASE WHEN s.failures > 0 THEN ' (retry ' || s.failures || ')' ELSE '' END
          WHEN NOT EXISTS (SELECT 1 FROM flowstone.nodes n WHERE n.status = 'live' AND n.alive_until > flowstone.now() AND s.queue = ANY (n.queues)) THEN

@@ -189,7 +189,9 @@ steps = Table(
         "name",
         "partition",
         unique=True,
-        postgresql_where=text("status = 'running' AND sole"),
+        postgresql_where=text(
+            "sole AND (status = 'running' OR status IN ('waiting', 'ready') AND phase = 'gather')"
+        ),
     ),
     Index("steps_promised", "queue", "sent_at", postgresql_where=text("sent_at IS NOT NULL")),
     Index("steps_running", "worker_id", postgresql_where=text("status = 'running'")),

@@ -16,7 +16,9 @@ EXISTS (SELECT 1 FROM flowstone.workers w WHERE w.id = _worker AND w.status = 'l
         SELECT s.id,
 (NOT s.sole OR (
     SELECT m.id FROM flowstone.steps m
-     WHERE m.status = 'running' AND m.sole AND m.name = s.name AND m.partition = s.partition LIMIT 1) IS NULL)
+     WHERE
+m.sole AND (m.status = 'running' OR m.status IN ('waiting', 'ready') AND m.phase = 'gather')
+       AND m.name = s.name AND m.partition = s.partition AND m.id <> s.id LIMIT 1) IS NULL)
           INTO chosen, free
           FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
          WHERE s.id = _step AND s.status = 'ready' AND
@@ -41,7 +43,9 @@ AND r.status IN ('pending', 'running') AND NOT r.paused
            AND
 (NOT s.sole OR (
     SELECT m.id FROM flowstone.steps m
-     WHERE m.status = 'running' AND m.sole AND m.name = s.name AND m.partition = s.partition LIMIT 1) IS NULL)
+     WHERE
+m.sole AND (m.status = 'running' OR m.status IN ('waiting', 'ready') AND m.phase = 'gather')
+       AND m.name = s.name AND m.partition = s.partition AND m.id <> s.id LIMIT 1) IS NULL)
          ORDER BY s.priority DESC, s.turn, s.id LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED;
         IF chosen IS NOT NULL AND EXISTS (
             SELECT 1 FROM flowstone.steps s JOIN flowstone.runs r ON r.id = s.run_id
@@ -70,7 +74,9 @@ AND r.status IN ('pending', 'running') AND NOT r.paused
            AND
 (NOT s.sole OR (
     SELECT m.id FROM flowstone.steps m
-     WHERE m.status = 'running' AND m.sole AND m.name = s.name AND m.partition = s.partition LIMIT 1) IS NULL)
+     WHERE
+m.sole AND (m.status = 'running' OR m.status IN ('waiting', 'ready') AND m.phase = 'gather')
+       AND m.name = s.name AND m.partition = s.partition AND m.id <> s.id LIMIT 1) IS NULL)
            AND (_beside OR NOT EXISTS (
                SELECT 1 FROM flowstone.steps f
                 WHERE f.status = 'ready' AND f.sent_at IS NULL AND f.parked IS NULL AND f.queue = _queue AND f.priority >= s.priority))

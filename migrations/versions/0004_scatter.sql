@@ -48,6 +48,10 @@ DROP INDEX flowstone.steps_due;
 
 CREATE INDEX steps_due ON flowstone.steps (due_at) WHERE parked IN ('due', 'idle');
 
+DROP INDEX flowstone.steps_makers;
+
+CREATE UNIQUE INDEX steps_makers ON flowstone.steps (name, partition) WHERE sole AND (status = 'running' OR status IN ('waiting', 'ready') AND phase = 'gather');
+
 CREATE INDEX steps_of_barrier ON flowstone.steps (barrier_id, id) WHERE barrier_id IS NOT NULL;
 
 CREATE TABLE flowstone.barriers (

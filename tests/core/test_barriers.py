@@ -19,7 +19,7 @@ def test_a_step_that_scatters_waits_for_its_items_and_hands_are_in_line(lab: Lab
     moved = begun.scatter(Scattered(new(), keys(1_200), collapsed=3))
     assert moved is not None
     assert (moved.event, moved.opened) == ("waiting", (QUEUE,) * 4)
-    assert begun.step == ("waiting", "call")
+    assert begun.step == ("waiting", "gather")
     assert (begun.progress.total, begun.progress.collapsed, begun.progress.pending) == (1_200, 3, 1_200)
     pages = lab.sql("SELECT number, first, size FROM flowstone.barrier_pages ORDER BY number")
     assert [tuple(page.values()) for page in pages] == [(1, 0, 500), (2, 500, 500), (3, 1_000, 200)]
@@ -228,7 +228,7 @@ def test_a_part_may_fail_up_to_the_threshold(lab: Lab, failures: int, status: st
     begun.settle(hand, held, [failed(n) for n in range(failures)])
     begun.settle(hand, held, succeeded(range(failures, 100)))
     assert begun.status == status
-    assert begun.step == (("failed", "call") if status == "failed" else ("ready", "gather"))
+    assert begun.step == (("failed", "gather") if status == "failed" else ("ready", "gather"))
     assert begun.items("failed") == list(range(failures))
 
 

@@ -360,7 +360,7 @@ def test_the_next_round_does_what_failed_and_keeps_the_rest(lab: Lab) -> None:
     assert (begun.status, lab.run(begun.run)["status"]) == ("failed", "failed")
     next_round(begun)
     assert begun.scatter(Scattered(again=begun.barrier)) is not None
-    assert begun.step == ("waiting", "call")
+    assert begun.step == ("waiting", "gather")
     assert (begun.progress.round, begun.progress.succeeded, begun.progress.failed, begun.progress.total) == (
         2,
         598,

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from corelab import AT_ONCE, QUEUE, Lab, in_threads, step
+from corelab import AT_ONCE, QUEUE, TASK, Lab, in_threads, step
 
-from flowstone_celery.core import steps
+from flowstone_celery.core import barriers, steps
+from flowstone_celery.core.barrier_model import Ended, NewBarrier, Policy, Scattered
 from flowstone_celery.core.model import Claim, Done
 from flowstone_celery.outcomes import Cancel, Fail, Retry, Skip
 from flowstone_celery.record import values
@@ -218,3 +219,35 @@ def settled_value(lab: Lab, claim: Claim | None) -> int:
     assert version is not None
     assert lab.steps(claim.run_id)["a"]["output"] == {"value": version}, "the output names it by itself"
     return version
+
+
+def test_a_scatter_that_waits_for_its_items_is_the_maker_still(lab: Lab) -> None:
+    """Nobody else spreads into the same items meanwhile; whoever waits is called when it has gathered."""
+    one, two = two_runs(lab)
+    worker = lab.worker()
+    scattering = claimed(lab, one, worker)
+    assert scattering is not None
+    new = NewBarrier("a", TASK, QUEUE, 0, Policy())
+    with lab.database.transaction() as tx:
+        assert barriers.scatter_later(tx, scattering, Scattered(new, [b"1"]))() is not None
+    assert lab.statuses(one)["a"] == "waiting"
+    assert claimed(lab, two, worker) is None
+    assert lab.reasons(two) == {"a": f"run {one} makes the same value now"}
+    hand = lab.claim_next(worker)
+    assert hand is not None
+    with lab.database.transaction() as tx:
+        held = barriers.claim_range(tx, hand, wanted=8, width=1)
+        assert held is not None
+        part = barriers.settle_part(tx, hand, held, [Ended(0, "succeeded", 1, b"1")], rest_open=None)
+        assert part is not None
+        assert part.closed
+    assert lab.steps(one)["a"]["phase"] == "gather"
+    assert claimed(lab, two, worker) is None
+    gathering = claimed(lab, one, worker)
+    assert gathering is not None
+    made = settled_value(lab, gathering)
+    with lab.database.transaction() as tx:
+        assert steps.free_awaiting(tx, "a", "") == [QUEUE]
+    late = claimed(lab, two, worker)
+    assert late is not None
+    assert late.stands == made

@@ -114,9 +114,13 @@ def test_what_the_server_refuses_is_not_told_as_its_absence(
     lab: Lab, first: str, then: str, refusal: type[Exception]
 ) -> None:
     """Who waits for the database to come back would wait for ever."""
-    with pytest.raises(refusal), lab.database.transaction() as tx:
+
+    def refused(tx: Tx) -> None:
         tx.rows(sql(first))
         tx.rows(sql(then))
+
+    with pytest.raises(refusal):
+        lab.database.attempt(refused)
     assert lab.scalar("SELECT 1") == 1
 
 

@@ -59,7 +59,8 @@ def _end(item: int, ctx: Context) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if item in (told.get("bad") or ()) and not Path(told["mended"]).exists():
         raise ValueError("not yet")
-    if ctx.attempt == 1 and item % (told.get("shaky") or item + 1) == 1:
+    shaky = told.get("shaky")
+    if shaky and ctx.attempt == 1 and item % shaky == 1:
         raise ValueError("not the first time")
 
 

@@ -183,7 +183,8 @@ class PageByPage:
     def _add(self, barrier: int, keys: Sequence[bytes], where: Any) -> bool:
         self._reads += 1
         checkpoint = {_READS: self._reads, _BATCHES: self._batches, _READ: where}
-        return self.pages.add(barrier, keys, checkpoint, unique=self.options.unique)
+        # Whoever cannot go on from here begins again, and tells the same keys once more, whatever was vouched for.
+        return self.pages.add(barrier, keys, checkpoint, unique=self.options.unique or where is None)
 
     @property
     def _about(self) -> dict[str, Any]:

@@ -109,14 +109,17 @@ def test_a_reader_whose_process_dies_after_a_page_goes_on_without_doubling_a_key
     assert f"restore {min(10 * nth, 25)}" in asked
 
 
-def test_an_iterable_whose_process_dies_is_read_again_without_doubling_a_key(fs_test: TestKit) -> None:
+@pytest.mark.parametrize("unique", [True, False])
+def test_an_iterable_whose_process_dies_is_read_again_without_doubling_a_key(
+    fs_test: TestKit, unique: bool
+) -> None:
     begun: list[int] = []
 
     def many(ctx: Context) -> Iterator[int]:
         begun.append(ctx.attempt)
         yield from range(7_000)
 
-    pages, made = numbers(fs_test.fs, many)
+    pages, made = numbers(fs_test.fs, many, unique=unique)
     run = fs_test.start(pages)
     with fs_test.crash_at("scatter.page_added", nth=2):
         fs_test.drain(run)

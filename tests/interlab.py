@@ -167,12 +167,13 @@ class Stage:
 
     def close(self) -> None:
         """Whatever is open still is ended: the next story begins with a wiped database."""
-        for session in self.sessions:
-            if not session.is_idle:
-                self.kill(session)
-                if session.doing is not None:
-                    session.doing.exception()
-                session.roll_back()
+        open_still = [session for session in self.sessions if not session.is_idle]
+        for session in open_still:
+            self.kill(session)  # all of them first: one may wait for what another holds
+        for session in open_still:
+            if session.doing is not None:
+                session.doing.exception()
+            session.roll_back()
         for each in (*self.sessions, self.house):
             each.close()
 

@@ -32,6 +32,7 @@ from flowstone_celery.core.retry_policy import RetryPolicy
 from flowstone_celery.errors import CorruptRow, InvalidOption
 from flowstone_celery.outcomes import Cancel, Fail, Retry, Skip, Value, as_outcome
 from flowstone_celery.record import values
+from flowstone_celery.states import BarrierStatus
 from flowstone_celery.telemetry import emit
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Scattering:
     def scatter(self, spec: AssetSpec, claim: Claim, call: Call, inputs: list[Taken]) -> Answer:
         """The answer of a scattering step: its items, or those of an earlier round that failed, to be done again."""
         earlier = call.patiently(lambda: self._earlier(claim))
-        if earlier is not None and earlier.sealed and self._goes_on(claim, earlier, call):
+        if earlier is not None and _is_read(claim, earlier) and self._goes_on(claim, earlier, call):
             return Scattered(again=earlier.id)
         begun = earlier if earlier is not None and not earlier.sealed else None
         try:
@@ -259,6 +260,11 @@ class Scattering:
 
     def _recorded(self, spec: AssetSpec, barrier: Barrier) -> list[Taken]:
         return self._inputs.recorded(spec, (barrier.metadata or {}).get("inputs") or {})
+
+
+def _is_read(claim: Claim, barrier: Barrier) -> bool:
+    """Whether no further keys are to be read: all have been, or what there is was accepted for this round."""
+    return barrier.sealed or (barrier.round == claim.round and barrier.status != BarrierStatus.OPEN)
 
 
 def policy_of(spec: AssetSpec, settings: Settings) -> Policy:

@@ -29,9 +29,10 @@ def cancel(tx: Tx, barrier: int, actor: str, reason: str, *, actor_type: str = "
 
 
 def accept(tx: Tx, barrier: int, actor: str, reason: str, *, actor_type: str = "user") -> Part | None:
-    """What succeeded of a failed or cancelled barrier is taken as it is: its run's next round begins, its step is ready to gather.
+    """What succeeded of a failed or cancelled barrier is taken as it is: its run's next round begins with the barrier closed.
 
-    None: the barrier has not failed, or its run has not ended.
+    The step waits for its turn like any other (another run may be making the value); when it is called, its handler answers
+    `Scattered(again=…)`, finds nothing to do again, and gathers. None: the barrier has not failed, or its run has not ended.
     """
     found = tx.row(SQL["lock_barrier"], barrier=barrier)
     if found is None or found["status"] not in _CAN_BE_ACCEPTED:
@@ -41,7 +42,6 @@ def accept(tx: Tx, barrier: int, actor: str, reason: str, *, actor_type: str = "
         return None
     tx.row(SQL["reopen_barrier"], barrier=barrier, round=run["round"], uncounted=0, keep=True)
     tx.row(SQL["close_barrier"], barrier=barrier, status=BarrierStatus.PARTIAL_FAILURE.value, error=None)
-    tx.row(SQL["gather_instead"], step=found["step_id"])
     _audit(tx, barrier, actor, actor_type, "barrier.accept", reason)
     return Part(BarrierStatus.PARTIAL_FAILURE.value, closed=True, opened=tuple(run["opened"] or ()))
 

@@ -444,7 +444,11 @@ def test_what_succeeded_can_be_taken_as_it_is(lab: Lab) -> None:
     part = begun.tx(lambda tx: barriers.accept(tx, begun.barrier, "tester", "good enough"))
     assert part is not None
     assert (part.status, part.opened) == ("partial_failure", (QUEUE,))
-    assert (begun.status, begun.step, begun.progress.round) == ("partial_failure", ("ready", "gather"), 2)
+    assert (begun.status, begun.step, begun.progress.round) == ("partial_failure", ("ready", "call"), 2)
+    claim = lab.claim(begun.worker, begun.claim.id)
+    assert claim is not None
+    moved = begun.tx(lambda tx: barriers.scatter_later(tx, claim, Scattered(again=begun.barrier))())
+    assert (moved.event, begun.step) == ("waiting", ("ready", "gather"))
     assert (begun.progress.succeeded, begun.progress.failed) == (8, 2)
     assert begun.tx(lambda tx: barriers.accept(tx, begun.barrier, "tester", "twice")) is None
     assert begun.items("failed") == [1, 2]

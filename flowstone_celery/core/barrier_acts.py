@@ -35,7 +35,7 @@ def accept(tx: Tx, barrier: int, actor: str, reason: str, *, actor_type: str = "
     `Scattered(again=…)`, finds nothing to do again, and gathers. None: the barrier has not failed, or its run has not ended.
     """
     found = tx.row(SQL["lock_barrier"], barrier=barrier)
-    if found is None or found["status"] not in _CAN_BE_ACCEPTED:
+    if found is None or found["abandoned"] or found["status"] not in _CAN_BE_ACCEPTED:
         return None
     run = _next_round(tx, found, actor, actor_type, begin_at=[])
     if run is None:
@@ -54,7 +54,7 @@ def retry(database: Database, barrier: int, actor: str, *, actor_type: str = "us
 
     def work(tx: Tx) -> Row | None:
         found = tx.row(SQL["lock_barrier"], barrier=barrier)
-        if found is None or found["status"] == BarrierStatus.OPEN:
+        if found is None or found["abandoned"] or found["status"] == BarrierStatus.OPEN:
             return None
         gathered = found["step_status"] == "succeeded"
         return _next_round(tx, found, actor, actor_type, begin_at=[found["name"]] if gathered else [])

@@ -74,8 +74,10 @@ def close(tx: Tx, barrier: int, status: BarrierStatus, error: Mapping[str, Any] 
     row = tx.row(SQL["close_barrier"], barrier=barrier, status=status.value, error=json_text(error))
     if row is None:
         return None
+    # The step and its children before the run, as in every settlement; hands that somebody holds are passed over.
+    opened = step_goes_on(tx, row)
     tx.rows(SQL["skip_hands"], barrier=barrier)
-    return Part(status.value, closed=True, opened=step_goes_on(tx, row))
+    return Part(status.value, closed=True, opened=opened)
 
 
 def step_goes_on(tx: Tx, row: Row) -> tuple[str, ...]:

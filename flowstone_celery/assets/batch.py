@@ -90,6 +90,11 @@ class Batch:
         self.batch_input: Mapping[str, Any] | Callable[..., Any] | None = read.get("batch_input")
         self.on_item_error: str = str(read.get("on_item_error", OnItemError.FAIL_BATCH))
 
+    def content(self) -> dict[str, Any]:
+        """What decides what is in a batch, functions left out, as JSON: other content is another result."""
+        names = ("size", "max_bytes", "max_items_per_group", "batch_input", "on_item_error")
+        return {name: value for name in names if not callable(value := getattr(self, name))}
+
     def plain(self) -> dict[str, Any]:
         """The options as JSON, for whoever looks; functions by their names."""
         found = {name: getattr(self, name) for name in self.__slots__ if name != "batch_input"}

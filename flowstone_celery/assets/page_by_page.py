@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from flowstone_celery.db.database import Database, Tx
 
 _READ, _READS, _BATCHES = "reader", "reads", "batches"
+_SECONDS = 1.0
+"""An iterable that tells slowly does not keep its items back for longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +107,11 @@ class PageByPage:
     def iterable(self, first: Sequence[bytes], keys: Iterator[bytes]) -> Scattered:
         """The keys of an iterable, of which the first were taken already."""
         barrier = self.pages.open(self.new)
-        page: Sequence[bytes] = first
-        while True:
-            if page and not self._add(barrier, page, None):
+        page, ended = first, False
+        while not page or self._add(barrier, page, None):
+            if ended:
                 break
-            with self.pages.call.user_code():
-                page = list(islice(keys, PAGE))
-            if not page:
-                break
+            page, ended = some_of(keys, PAGE, self.pages.call)
         return Scattered(barrier=barrier)
 
     def reader(self, reader: Reads, begun: Barrier | None) -> Scattered:
@@ -124,8 +123,11 @@ class PageByPage:
                 elements = self._read(reader)
                 if not elements or not self._add(barrier, self._keys(elements), self._checkpoint(reader)):
                     break
-        finally:
-            _called(reader, "close")
+        except BaseException:
+            with suppress(Exception):  # what broke first is what is told
+                _called(reader, "close")
+            raise
+        _called(reader, "close")
         return Scattered(barrier=barrier)
 
     # --- the reader ---------------------------------------------------------------------------------------------------------------
@@ -190,6 +192,18 @@ class PageByPage:
     def _about(self) -> dict[str, Any]:
         claim = self.pages.claim
         return {"asset": claim.name, "partition": claim.partition, "run_id": str(claim.run_id)}
+
+
+def some_of(keys: Iterator[bytes], most: int, call: Call) -> tuple[list[bytes], bool]:
+    """The next keys of an iterable, as many as are wanted, and no longer than a moment; and whether it has ended."""
+    found: list[bytes] = []
+    until = time.monotonic() + _SECONDS
+    with call.user_code():
+        for key in keys:
+            found.append(key)
+            if len(found) >= most or time.monotonic() > until:
+                return found, False
+    return found, True
 
 
 def _called(reader: object, name: str, *given: object) -> Any:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import glob
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowstone_celery.errors import InvalidOption
+from flowstone_celery.errors import InvalidOption, InvalidValue, did_you_mean
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -66,25 +67,25 @@ class SqlReader(Reader):
 
         Args:
             bind: a SQLAlchemy Engine, or the URL of a database.
-            query: a SELECT as text or as SQLAlchemy's; without ORDER BY and LIMIT, which are added around it.
-            cursor: the column, or columns, that tell its rows apart and order them; best with an index.
+            query: a SELECT as text or as SQLAlchemy's, or a Table; without ORDER BY and LIMIT, which are added around it.
+            cursor: the column, or columns, that tell its rows apart and order them, never NULL; best with an index.
             start_after: begin behind the row with this cursor (a list for several columns).
             parameters: values of the query's own `:names`.
             row: makes an element of a row; by default a dict of its columns, or, if there is one only, its value.
 
         Raises:
-            InvalidOption: the cursor names no column.
+            InvalidOption: the cursor names no column, `start_after` no row by it, or `bind` is nothing to connect by.
         """
-        self._names = (cursor,) if isinstance(cursor, str) else tuple(cursor)
-        if not self._names or not all(isinstance(name, str) and name for name in self._names):
+        self._names = _names(cursor)
+        self._after = _place(start_after, len(self._names))
+        if not isinstance(bind, str) and not callable(getattr(bind, "connect", None)):
             raise InvalidOption(
-                f"SqlReader: cursor is the name of a column, or a list of them, not {cursor!r:.80}",
-                hint='Write for example cursor="id".',
-                option="cursor",
+                f"SqlReader: bind is an Engine of SQLAlchemy, or the URL of a database, not {bind!r:.80}",
+                hint="Of a Connection, give its engine: each page is read on a connection of its own.",
+                option="bind",
             )
         self._bind, self._query, self._parameters = bind, query, dict(parameters or {})
         self._row = row or _plain_row
-        self._after = start_after if start_after is None or len(self._names) > 1 else [start_after]
         self._engine: Engine | None = None
 
     def init(self) -> None:
@@ -94,13 +95,23 @@ class SqlReader(Reader):
         self._engine = create_engine(self._bind) if isinstance(self._bind, str) else self._bind
 
     def read(self, limit: int) -> list[Any]:
-        """The rows behind the last one that was read."""
+        """The rows behind the last one that was read.
+
+        Raises:
+            InvalidOption: the query has no such column.
+            InvalidValue: rows have the same cursor, or none, so that some would be passed over.
+        """
         assert self._engine is not None, "init comes first"
+        page = self._page(limit + 1)  # one more is looked at: is it another than the last?
         with self._engine.connect() as connection:
-            rows = [dict(row) for row in connection.execute(self._page(limit), self._parameters).mappings()]
+            rows = [dict(row) for row in connection.execute(page, self._parameters).mappings()]
+        places = [self._place_of(row) for row in rows]
+        for one, other in pairwise(places):
+            if one == other:
+                raise self._unfit(f"two rows have {one!r:.80}")
         if rows:
-            self._after = [rows[-1][name] for name in self._names]
-        return [self._row(each) for each in rows]
+            self._after = places[:limit][-1]
+        return [self._row(each) for each in rows[:limit]]
 
     def checkpoint(self) -> Mapping[str, Any] | None:
         """The cursor of the last row."""
@@ -115,6 +126,26 @@ class SqlReader(Reader):
         if self._engine is not None and self._engine is not self._bind:
             self._engine.dispose()
 
+    def _place_of(self, row: Mapping[str, Any]) -> list[Any]:
+        missing = [name for name in self._names if name not in row]
+        if missing:
+            raise InvalidOption(
+                f"SqlReader: the query has no column {missing[0]!r}, only {', '.join(map(repr, row))}",
+                hint=did_you_mean(missing[0], row) or "Name the cursor as the query's result does.",
+                option="cursor",
+            )
+        found = [row[name] for name in self._names]
+        if None in found:
+            raise self._unfit("a row has NULL there")
+        return found
+
+    def _unfit(self, why: str) -> InvalidValue:
+        return InvalidValue(
+            f"SqlReader: the cursor {', '.join(self._names)} does not tell rows apart: {why}",
+            hint="Name columns that do, such as the primary key as the last one: rows would be passed over between two pages.",
+            cursor=list(self._names),
+        )
+
     def _page(self, limit: int) -> Select[Any]:
         from sqlalchemy import column, literal_column, select, text, tuple_
 
@@ -122,6 +153,8 @@ class SqlReader(Reader):
         query: Any = self._query
         if isinstance(query, str):
             query = text(query.strip().rstrip(";")).columns(*columns)
+        elif not hasattr(query, "subquery"):  # a table
+            query = query.select()
         source = query.subquery("source")
         page: Select[Any] = select(literal_column("*")).select_from(source)
         if self._after is not None:
@@ -143,8 +176,14 @@ class FileReader(Reader):
             start_after: begin behind this path.
 
         Raises:
-            InvalidOption: the pattern is no text, or leads out of the root.
+            InvalidOption: the pattern is no text, or leads out of the root; `start_after` is no path.
         """
+        if start_after is not None and not isinstance(start_after, str):
+            raise InvalidOption(
+                f"FileReader: start_after is a path below its root, not {start_after!r:.80}",
+                hint='Write for example start_after="2026/a.csv".',
+                option="start_after",
+            )
         outside = isinstance(pattern, str) and (Path(pattern).is_absolute() or ".." in Path(pattern).parts)
         if not isinstance(pattern, str) or not pattern or outside:
             raise InvalidOption(
@@ -184,6 +223,31 @@ class FileReader(Reader):
     def restore(self, checkpoint: Mapping[str, Any]) -> None:
         """Behind that path."""
         self._after = str(checkpoint["after"])
+
+
+def _names(cursor: Any) -> tuple[str, ...]:
+    names = (cursor,) if isinstance(cursor, str) else tuple(cursor) if isinstance(cursor, Sequence) else ()
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise InvalidOption(
+            f"SqlReader: cursor is the name of a column, or a list of them, not {cursor!r:.80}",
+            hint='Write for example cursor="id".',
+            option="cursor",
+        )
+    return names
+
+
+def _place(start_after: Any, columns: int) -> list[Any] | None:
+    """The cursor of a row, as a list."""
+    if start_after is None:
+        return None
+    found = start_after if columns > 1 else [start_after]
+    if not isinstance(found, list | tuple) or len(found) != columns:
+        raise InvalidOption(
+            f"SqlReader: the cursor has {columns} columns, so start_after is a list of {columns} values, not {start_after!r:.80}",
+            hint='Write for example start_after=["2026-11-20", 17].',
+            option="start_after",
+        )
+    return list(found)
 
 
 def _plain_row(row: Mapping[str, Any]) -> Any:

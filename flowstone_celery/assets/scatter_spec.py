@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from flowstone_celery import codec
 from flowstone_celery.assets.batch import OnItemError
 from flowstone_celery.assets.dependencies import Dependency, all_needs, at_home, short_of
 from flowstone_celery.assets.fingerprint import code_digest, place, underlying
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 ITEM, ITEMS = "item", "items"
 _GATHERED = "gathered"
+_KEEPERS = ("database", "gathered")
+"""The IO managers that an asset without a fold may name: the usual one, and the one that it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +73,14 @@ class ScatterSpec:
         )
 
     def code_digest(self, own: str) -> str:
-        """The SHA-256 of all its functions: a change of any of them is a change of the asset."""
+        """The SHA-256 of all its functions, and of what is in a batch: a change of any of them is a change of the asset."""
         batch = self.options.batch
         more = [batch.batch_fn, batch.group_by, batch.size_fn] if batch else []
         parts = [self.keys, self.gather, self.batch_input]
         functions = [*(each.fn if each else None for each in parts), *more]
         digests = [own, self.over or "", *("" if each is None else code_digest(each) for each in functions)]
+        if batch:
+            digests.append(codec.digest(batch.content()))
         return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
@@ -178,13 +183,23 @@ def with_gather(spec: AssetSpec, fn: Callable[..., Any]) -> AssetSpec:
 
 
 def check_complete(spec: AssetSpec) -> None:
-    """Return if the scatter of this asset, if it has one, is told its items.
+    """Return if the scatter of this asset, if it has one, is told its items, and `io` is for a fold that there is.
 
     Raises:
         DeclarationError: neither `over` nor `keys` tells them.
+        InvalidOption: an IO manager is named, and no fold makes a value for it.
     """
     scatter = spec.scatter
-    if scatter is None or scatter.over is not None or scatter.keys is not None:
+    if scatter is None:
+        return
+    if scatter.gather is None and spec.io not in _KEEPERS:
+        raise InvalidOption(
+            f"asset {spec.name!r}: io={spec.io!r} would keep what a fold makes, and its scatter has none",
+            hint=at(f"Add @{spec.name}.gather, or leave io out: results lie with their items.", spec.place),
+            asset=spec.qualified,
+            option="io",
+        )
+    if scatter.over is not None or scatter.keys is not None:
         return
     raise DeclarationError(
         f"asset {spec.name!r}: nothing tells which items it scatters into",
@@ -236,7 +251,7 @@ def _part(
         )
     parameters = parameters_of(fn, subject)
     context = context_of(parameters, subject)
-    about = _gathered(parameters, context, subject) if what == "gather" else None
+    about = _gathered(parameters, context, requires, subject) if what == "gather" else None
     listed = tuple(each.name for each in dependencies)
     resources = resources_of(parameters, context, listed, requires, subject)
     rest = [each for each in parameters if each.name != about and each.name not in resources]
@@ -247,9 +262,11 @@ def _part(
     return Part(fn, takes, context, resources, about), dependencies
 
 
-def _gathered(parameters: Sequence[inspect.Parameter], context: str | None, subject: Subject) -> str:
-    """The parameter that takes what was gathered: the one of that name or type, else the first."""
-    others = [each for each in parameters if each.name != context]
+def _gathered(
+    parameters: Sequence[inspect.Parameter], context: str | None, requires: Sequence[str], subject: Subject
+) -> str:
+    """The parameter that takes what was gathered: the one of that name or type, else the first that takes nothing else."""
+    others = [each for each in parameters if each.name not in (context, *requires)]
     named = [each.name for each in others if each.name == _GATHERED or _is_gathered(each.annotation)]
     if not others:
         raise subject.wrong(

@@ -6,7 +6,6 @@ All that works for one barrier takes the versions that were taken when it opened
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from flowstone_celery.assets.inputs import record_of
 from flowstone_celery.assets.item_calls import AssetItems
 from flowstone_celery.assets.keys import distinct, element_of, key_of, keys_of
 from flowstone_celery.assets.making import making
-from flowstone_celery.assets.page_by_page import PageByPage, Pages
+from flowstone_celery.assets.page_by_page import PageByPage, Pages, some_of
 from flowstone_celery.assets.scatter_spec import Part
 from flowstone_celery.assets.slices import Slice
 from flowstone_celery.assets.telling import Reads, elements_of
@@ -49,7 +48,6 @@ GATHER = "gather"
 
 _AT_ONCE = 5_000
 """Keys of an iterable that are collected before the first page is written: fewer are written with the step's own settlement."""
-_SECONDS_AT_ONCE = 1.0
 
 QueueOf = Callable[[str, "str | None"], str]
 """The queue of a task, by the application's own routes."""
@@ -136,8 +134,9 @@ class Scattering:
         if scatter.keys is None:
             assert scatter.over is not None, "a declaration without either is refused before it runs"
             [taken] = [each for each in inputs if each.dependency.name == scatter.over]
-            value = call.patiently(lambda: self._inputs.argument(taken))
-            yield elements_of(() if value is None else value, asset=claim.name, who=f"{scatter.over!r}")
+            there = bool(taken.versions) or taken.many
+            value = call.patiently(lambda: self._inputs.argument(taken)) if there else ()
+            yield elements_of(value, asset=claim.name, who=f"{scatter.over!r}")
             return
         made = self._maker.making(spec, claim, call, inputs, scatter.keys)
         try:
@@ -162,13 +161,13 @@ class Scattering:
     ) -> Scattered:
         """All keys, where they are few or there already; else they are written page by page as they come."""
         scatter = _of(spec)
-        if isinstance(told, Reads):
+        if isinstance(told, Reads) and not isinstance(told, Iterable):
             return self._page_by_page(scatter, claim, call, new).reader(told, begun)
         if begun is None and (isinstance(told, list | tuple) or scatter.batched):
             with call.user_code():
                 return _at_once(scatter, claim.name, new, told)
         keys = keys_of(told, asset=claim.name)
-        first, ended = ([], False) if begun else _first_of(call, keys)
+        first, ended = ([], False) if begun else some_of(keys, _AT_ONCE, call)
         if ended:
             found, collapsed = distinct(first)
             return Scattered(new, found, collapsed)
@@ -316,15 +315,3 @@ def _at_once(scatter: ScatterSpec, asset: str, new: NewBarrier, told: Iterable[A
         found = batches(batch, map(element_of, keys), asset=asset)
         keys = [key_of(each.element(), asset=asset) for each in found]
     return Scattered(new, keys, collapsed)
-
-
-def _first_of(call: Call, keys: Iterator[bytes]) -> tuple[list[bytes], bool]:
-    """The first keys, as many as one settlement should write, and no longer than a moment; and whether those are all."""
-    first: list[bytes] = []
-    until = time.monotonic() + _SECONDS_AT_ONCE
-    with call.user_code():
-        for key in keys:
-            first.append(key)
-            if len(first) >= _AT_ONCE or time.monotonic() > until:
-                return first, False
-    return first, True

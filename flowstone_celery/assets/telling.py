@@ -41,7 +41,7 @@ def elements_of(told: object, *, asset: str, who: str) -> Sequence[Any] | Iterab
         return told.values()
     if isinstance(told, Reads) and is_reader(told):
         return told
-    refused = (str, bytes, bytearray, Mapping)
+    refused = (str, bytes, bytearray, memoryview, Mapping)
     if not isinstance(told, refused) and isinstance(told, Iterable):
         return told
     raise InvalidValue(
@@ -64,8 +64,12 @@ def _hint(told: object) -> str:
         return "Those are the values of several partitions: name the items in code, with @….keys."
     if isinstance(told, Mapping):
         return "Is an item a key, a value, or a pair? Name them in code: @….keys, with list(d), list(d.values()) or list(d.items())."
-    if isinstance(told, str | bytes):
+    if isinstance(told, str | bytes | bytearray | memoryview):
         return "A text has no items of its own; a list with it has one."
     if callable(getattr(told, "to_dict", None)) or callable(getattr(told, "tolist", None)):
         return "Answer it as a list of plain values."
+    if hasattr(told, "__await__"):
+        return "It was never awaited: asyncio.run(…) inside `keys` awaits it."
+    if callable(told):
+        return f"It was never called: {getattr(told, '__name__', 'it')}(…) is meant?"
     return _ITEMS_HINT

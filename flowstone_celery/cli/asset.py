@@ -11,6 +11,7 @@ import click
 from flowstone_celery.assets.slices import Slice
 from flowstone_celery.cli import freshness as fresh_verbs
 from flowstone_celery.cli.desk import desk
+from flowstone_celery.cli.scattering import put_gathered, told_scatter
 from flowstone_celery.cli.show import mark, put_facts, put_json, put_rows, put_table, sized, slice_of, when
 from flowstone_celery.cli.verbs import Duration, Verbs, json_option, partition_option
 
@@ -133,6 +134,8 @@ def show(*, name: str, partition: PartitionKey, as_json: bool) -> None:
 
 
 def _declared(fs: FlowStone, spec: AssetSpec) -> dict[str, Any]:
+    from flowstone_celery.assets.gathered import IO
+
     graph = fs.catalog.graph()
     return {
         "asset": spec.qualified,
@@ -147,7 +150,8 @@ def _declared(fs: FlowStone, spec: AssetSpec) -> dict[str, Any]:
         "retries": spec.retries or None,
         "timeout": spec.timeout,
         "partitions": None if spec.partitions is None else str(spec.partitions),
-        "io": spec.io,
+        "scatter": None if spec.scatter is None else told_scatter(spec, fs.settings),
+        "io": IO if spec.scatter is not None and spec.scatter.gather is None else spec.io,
         "code version": spec.code_version,
         "metadata": spec.metadata or None,
     }
@@ -222,11 +226,15 @@ def _error_line(found: AssetStatus) -> str:
 @partition_option
 @json_option
 def get(*, name: str, partition: PartitionKey, as_json: bool) -> None:
-    """Print an asset's current value: text as it is, anything else as JSON."""
+    """Print an asset's current value: text as it is, anything else as JSON. Of what a scatter gathered, a list of the results."""
     from flowstone_celery import codec
+    from flowstone_celery.assets.gathered import Gathered
 
     fs = desk().house
     value = fs.get(name, partition=partition)
+    if isinstance(value, Gathered):
+        put_gathered(value)
+        return
     if isinstance(value, str) and not as_json:
         click.echo(value)
         return

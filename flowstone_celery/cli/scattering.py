@@ -16,7 +16,10 @@ from flowstone_celery.states import ItemStatus
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from flowstone_celery.assets.asset import AssetSpec
+    from flowstone_celery.assets.gathered import Gathered
     from flowstone_celery.assets.scatter_handle import ScatterHandle
+    from flowstone_celery.config import Settings
     from flowstone_celery.core.barrier_model import Barrier, Item, Policy, Progress
 
 _LARGEST: Final = 2**63 - 1
@@ -146,6 +149,33 @@ def told_policy(policy: Policy) -> str:
         "in batches" if policy.batch else "",
     )
     return ", ".join(filter(None, told))
+
+
+def told_scatter(spec: AssetSpec, settings: Settings) -> str:
+    """Where an asset's items come from, and what holds for them, in one line."""
+    from flowstone_celery.assets.scattering import policy_of
+
+    assert spec.scatter is not None
+    where = f"over {spec.scatter.over}" if spec.scatter.over else "keys from code"
+    return f"{where}, {told_policy(policy_of(spec, settings))}"
+
+
+def put_gathered(value: Gathered[Any]) -> None:
+    """The results as a JSON list, one a line, read page by page; what is not among them is told beside it."""
+    from flowstone_celery import codec
+
+    comma = "["
+    for each in value:
+        click.echo(comma + codec.canonical(each).decode(), nl=False)
+        comma = ",\n"
+    click.echo("]" if comma != "[" else "[]")
+    failed = value.counts.failed
+    if failed and value.pointer:
+        scatter = value.pointer["barrier"]
+        click.echo(
+            f"  without {many(failed)} that failed: flowstone scatter items {scatter} --status failed",
+            err=True,
+        )
 
 
 def put_items(items: Sequence[Item], *, empty: str) -> None:

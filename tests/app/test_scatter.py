@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -250,6 +251,19 @@ def test_what_may_be_missing_and_is_tells_no_items(fs: FlowStone) -> None:
     fs.asset(name="urls")(lambda: Skip("none today"))
     pages = fs.asset(name="pages", scatter=Scatter(over="urls"), optional_deps=["urls"])(lambda item: item)
     assert list(fs.run(pages).get()) == []
+
+
+def test_what_is_there_and_is_none_tells_no_items_but_an_error(fs: FlowStone) -> None:
+    fs.asset(name="urls")(lambda: None)
+    pages = fs.asset(name="pages", scatter=Scatter(over="urls"), optional_deps=["urls"])(lambda item: item)
+    with pytest.raises(RunFailed, match="cannot scatter over None, which 'urls' answered"):
+        fs.run(pages).get()
+
+
+def test_what_is_iterated_is_no_reader_though_it_can_be_read_as_open_files_can(fs: FlowStone) -> None:
+    pages = fs.asset(name="pages", scatter=Scatter())(lambda item: item.strip())
+    pages.keys(lambda: io.StringIO("a\nb\n"))
+    assert list(fs.run(pages).get()) == ["a", "b"]
 
 
 def test_keys_that_wait_for_what_they_tell_are_told_so(fs: FlowStone) -> None:

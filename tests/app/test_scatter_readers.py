@@ -141,6 +141,33 @@ def test_a_reader_that_fails_for_good_ends_its_run_and_leaves_no_item_at_work(fs
     assert "restore 20" in asked[-3:]
 
 
+def test_what_broke_a_reader_is_told_though_it_cannot_be_closed_either(fs: FlowStone) -> None:
+    class Stuck(Numbers):
+        def close(self) -> None:
+            raise OSError("it is closed already")
+
+    pages, _ = numbers(fs, lambda: Stuck(25, [], fails_at=20))
+    with pytest.raises(RunFailed, match="the table is away"):
+        fs.run(pages).get()
+
+
+def test_an_iterable_that_tells_slowly_keeps_no_key_back_for_long(
+    fs: FlowStone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowstone_celery.assets.page_by_page._SECONDS", -1.0)
+    there: list[int] = []
+
+    def slowly() -> Iterator[int]:
+        for number in range(4):
+            there.extend(scatter.progress().total for scatter in fs.scatters("pages"))
+            yield number
+
+    pages, made = numbers(fs, slowly)
+    assert len(fs.run(pages).get()) == 4
+    assert there == [1, 2, 3]
+    assert sorted(made) == [0, 1, 2, 3]
+
+
 def test_equal_keys_of_different_pages_collapse(fs: FlowStone) -> None:
     class Twice(Numbers):
         def read(self, limit: int) -> Sequence[int]:

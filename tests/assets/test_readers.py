@@ -87,9 +87,37 @@ def test_another_process_goes_on_behind_the_checkpoint(engine: sa.Engine, read_b
 def test_a_cursor_that_the_query_does_not_have_is_told(engine: sa.Engine) -> None:
     with pytest.raises(sa.exc.OperationalError, match="no such column: id"):
         opened(SqlReader(engine, "SELECT url FROM links", cursor="id")).read(1)
-    for wrong in ("", [], [1]):
+    for wrong in ("", [], [1], None):
         with pytest.raises(InvalidOption, match="cursor is the name of a column"):
             SqlReader(engine, "SELECT 1", cursor=wrong)  # type: ignore[arg-type]
+    with pytest.raises(InvalidOption, match=r"no column 'id', only 'Id'\. Did you mean 'Id'"):
+        opened(SqlReader(engine, "SELECT id AS Id FROM links", cursor="id")).read(1)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 10])
+@pytest.mark.parametrize(("ids", "why"), [("1, 1, 2", "two rows have"), ("1, 2, NULL", "a row has NULL")])
+def test_a_cursor_that_would_pass_rows_over_is_told(
+    engine: sa.Engine, ids: str, why: str, limit: int
+) -> None:
+    rows = " UNION ALL ".join(f"SELECT {each} AS id" for each in ids.split(", "))
+    with pytest.raises(InvalidValue, match=f"the cursor id does not tell rows apart: {why}"):
+        drained(opened(SqlReader(engine, rows, cursor="id")), limit=limit)
+
+
+def test_what_a_query_reader_cannot_begin_with_is_refused_where_it_stands(engine: sa.Engine) -> None:
+    for start_after in ("ab", [1], 5):
+        with pytest.raises(InvalidOption, match="start_after is a list of 2 values"):
+            SqlReader(engine, "SELECT 1", cursor=["id", "url"], start_after=start_after)
+    with engine.connect() as connection, pytest.raises(InvalidOption, match="bind is an Engine"):
+        SqlReader(connection, "SELECT 1", cursor="id")  # type: ignore[arg-type]
+    with pytest.raises(InvalidOption, match="start_after is a path"):
+        FileReader("*", start_after=5)  # type: ignore[arg-type]
+
+
+def test_a_table_is_a_query_of_all_its_rows(engine: sa.Engine) -> None:
+    links = sa.Table("links", sa.MetaData(), autoload_with=engine)
+    whole = drained(opened(SqlReader(engine, "SELECT * FROM links", cursor="id")), limit=3)
+    assert drained(opened(SqlReader(engine, links, cursor="id")), limit=3) == whole  # type: ignore[arg-type]
 
 
 # --- FileReader -------------------------------------------------------------------------------------------------------------------
@@ -162,7 +190,8 @@ def test_lists_iterables_readers_and_what_was_gathered_tell_items() -> None:
         (b"raw", "a list with it has one"),
         ({"a": 1}, "list(d.items())"),
         (7, "Answer a list"),
-        (Least, "Answer a list"),
+        (Least, "It was never called: Least(…)"),
+        (memoryview(b"raw"), "a list with it has one"),
     ],
 )
 def test_nonsense_is_told_with_what_it_is_and_what_to_answer(nonsense: object, hint: str) -> None:

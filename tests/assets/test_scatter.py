@@ -240,10 +240,11 @@ def test_each_of_the_functions_is_called_directly_in_a_unit_test(fs: FlowStone) 
         (lambda results: 1, "results"),
         (lambda ctx, results: 1, "results"),
         (lambda rates, gathered: 1, "gathered"),
+        (lambda warehouse, results: 1, "results"),
     ],
 )
 def test_a_fold_takes_what_was_gathered_by_name_or_else_first(fs: FlowStone, fold: Any, taken: str) -> None:
-    pages = fs.asset(name="pages", scatter=Scatter("urls"))(lambda item: item)
+    pages = fs.asset(name="pages", scatter=Scatter("urls"), requires=["warehouse"])(lambda item: item)
     pages.gather(fold)
     scatter = pages.spec.scatter
     assert scatter is not None
@@ -314,6 +315,17 @@ def test_a_scatter_that_nothing_tells_its_items_is_told_before_it_runs(fs: FlowS
         fs.check()
 
 
+def test_a_manager_for_a_fold_that_is_not_there_is_told_before_it_runs(fs: FlowStone) -> None:
+    pages = fs.asset(name="pages", scatter=Scatter(), io="memory")(lambda item: item)
+    pages.keys(lambda: ["a"])
+    with pytest.raises(
+        InvalidOption, match="io='memory' would keep what a fold makes, and its scatter has none"
+    ):
+        fs.check()
+    pages.gather(lambda gathered: 1)
+    fs.check()
+
+
 def test_a_misspelt_dependency_is_told_with_the_nearest(fs: FlowStone) -> None:
     fs.asset(name="urls")(lambda: ["a"])
     fs.asset(name="pages", scatter=Scatter("ulrs"))(lambda item: item)
@@ -362,6 +374,10 @@ def test_a_change_of_any_of_its_functions_is_a_change_of_its_code(fs: FlowStone)
         digest(gather=lambda gathered: 2),
         digest(batch=Batch(group_by="host")),
         digest(batch=Batch(group_by="day")),
+        digest(batch=Batch(group_by="day", max_items_per_group=5)),
+        digest(batch=Batch(size=5)),
+        digest(batch=Batch(size=5, batch_input={"model": "small"})),
+        digest(batch=Batch(size=5, batch_input={"model": "large"})),
     ]
     assert len(set(found)) == len(found)
     assert digest() == found[0]

@@ -118,6 +118,15 @@ def test_show_tells_counts_the_rate_against_its_threshold_and_failures_first(sho
     assert 0 < shown["seconds"] < 60
 
 
+def test_what_was_gathered_is_printed_as_a_list_and_what_failed_beside_it(shop: Cli) -> None:
+    found = made(shop, "sizes")
+    got = shop("asset", "get", "sizes")
+    assert json.loads(got.stdout) == [pytest.approx(1 / number) for number in range(1, 12)]
+    assert f"without 1 item that failed: flowstone scatter items {found['id']} --status failed" in got.stderr
+    told = shop("asset", "show", "sizes").stdout
+    assert "over urls, partial, 1 attempt, at most 3 at once, 9 s each" in told
+
+
 def test_items_are_paged_by_their_index(shop: Cli) -> None:
     found = str(made(shop, "sizes")["id"])
     page = lines(shop, "items", found, "--limit", "5")

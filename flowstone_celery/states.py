@@ -285,7 +285,10 @@ _AS_MATERIALIZATION = {
     StepStatus.CANCELLED: Materialization.CANCELLED,
 }
 
-_WAITING = {Phase.DECIDE: Materialization.WAITING_APPROVAL, Phase.GATHER: Materialization.RUNNING}
+_WAITING: dict[str, Materialization] = {
+    Phase.DECIDE: Materialization.WAITING_APPROVAL,
+    Phase.GATHER: Materialization.RUNNING,
+}
 """What users see of a step that waits, by what comes next; it is at work while its items are."""
 
 

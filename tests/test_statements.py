@@ -288,16 +288,17 @@ _HERE: dict[str, Any] = {
     "barrier": 40, "round": 1, "wanted": 100, "width": 1, "indexes": [1, 2], "statuses": None, "attempts": None, "failures": None,
     "crashes": None, "losses": None, "alone": None, "seconds": None, "results": None, "errors": None, "delays": None, "number": 1,
     "index": 70, "first": 0, "end": 50, "size": 50, "uncounted": 0, "keep": False, "items": [1], "digests": "{}",
+    "least": 8, "yields": True, "packed": 120,
 }  # fmt: skip
 HOT = (
     "agenda", "promise", "promise_again", "release_lost", "release_dead", "at_limit", "capacity",
     "workers_of_place", "watch", "cancelling", "cancel", "cancel_steps", "end_without_value", "retry", "give_back",
     "next_due_of_run", "progress", "events", "by_key", "settled_under", "unpark_due", "unpark_awaiting", "free_awaiting", "expire",
     "reopen", "pause", "resume", "park_paused", "unpark_run", "admit", "lanes_with_room", "unadmitted_parts", "half_paused",
-    "by_prefix", "neighbors", "anyone_aside", "lock_barrier", "claim_page", "claim_retries", "unfinished", "open_of_claim", "take_over",
+    "by_prefix", "neighbors", "anyone_aside", "lock_barrier", "claim_page", "grow_claim", "claim_retries", "unfinished", "open_of_claim", "take_over",
     "widths_beside", "free_held", "settle_part", "close_barrier", "skip_hands", "gather", "end_waiting", "stand_aside", "go_back",
     "finish_hand", "call_hands", "add_hands", "reopen_items", "reopen_pages", "reopen_barrier", "barrier_progress", "keys_of_page",
-    "pages_from", "items_between", "items_failed", "results", "barriers_in_need", "drop_keys", "bury_barriers", "lose_claims",
+    "pages_from", "items_between", "items_failed", "results", "contents", "barriers_in_need", "drop_keys", "bury_barriers", "lose_claims",
     "open_barriers_of_run", "run", "backfill_progress", "backfill_runs", "lane_pause", "lane_resume",
 )  # fmt: skip
 

@@ -6,7 +6,6 @@ gets a `Gathered` again: a million results are never in memory at once unless so
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
@@ -15,11 +14,12 @@ import orjson
 
 from flowstone_celery import codec
 from flowstone_celery.assets.batching import Batched
-from flowstone_celery.core import barriers
+from flowstone_celery.core import barrier_contents, barriers
 from flowstone_celery.errors import CorruptRow, InvalidValue
 from flowstone_celery.io.manager import Slot, Stored
 
 if TYPE_CHECKING:
+    from flowstone_celery.core.barrier_contents import Stretch
     from flowstone_celery.core.barrier_model import Item
     from flowstone_celery.db.database import Database, Row
 
@@ -75,6 +75,9 @@ class Results(Protocol):
 
     def failed(self, after: int, limit: int) -> Sequence[Failure]:
         """The next failed items behind this index, in order."""
+
+    def stretches(self) -> Iterator[Stretch]:
+        """All succeeded items in order, many at a time."""
 
 
 class Gathered(Generic[T]):
@@ -174,12 +177,7 @@ class Gathered(Generic[T]):
 
     def digest(self) -> str:
         """The SHA-256 of all keys and results, in hex: equal where the same was gathered."""
-        found = hashlib.sha256()
-        for each in self._stored():
-            for part in (each.key, each.result):
-                found.update(len(part).to_bytes(8, "big"))
-                found.update(part)
-        return found.hexdigest()
+        return barrier_contents.digest(self._source.stretches())
 
     def _stored(self) -> Iterator[Result]:
         after = -1
@@ -259,6 +257,12 @@ class _InMemory:
     def failed(self, after: int, limit: int) -> Sequence[Failure]:
         return [each for each in self.failures if each.index > after][:limit]
 
+    def stretches(self) -> Iterator[Stretch]:
+        yield (
+            [each.key for each in self.results],
+            b"".join(barrier_contents.with_length(each.result) for each in self.results),
+        )
+
 
 class GatheredIO:
     """Keeps of what was gathered where it lies: with the items of its scatter."""
@@ -331,6 +335,10 @@ class BarrierResults:
         """The next failed items."""
         items = barriers.items(self.database, self.barrier, status="failed", after=after, limit=limit)
         return [Failure(each.index, plain_key(each), each.error or {}, each.attempt) for each in items]
+
+    def stretches(self) -> Iterator[Stretch]:
+        """All succeeded items, without a look at each."""
+        return barrier_contents.stretches(self.database, self.barrier, self.round)
 
     def _counts(self, row: Row) -> bool:
         return bool(row["status"] == "succeeded" and row["round"] <= self.round)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from flowstone_celery import codec, faults
@@ -51,9 +51,24 @@ class AssetItems:
     each: bool
     """Whether the function is called once for each element of a batch."""
     held: ExitStack
+    _slice: Slice = field(init=False)
+    _simple: bool = field(init=False)
+    """Whether the element is all that differs between two calls."""
+
+    def __post_init__(self) -> None:
+        """What is the same for all items is found out once."""
+        part = self.scatter.item
+        object.__setattr__(self, "_slice", Slice(self.hand.name, self.hand.partition))
+        object.__setattr__(
+            self, "_simple", self.scatter.options.batch is None and part.context_parameter is None
+        )
 
     def call(self, item: ItemClaim) -> object:
         """What the function returns for this item."""
+        if self._simple:
+            given = self._given(item, element_of(item.key), None)
+            with making(self._slice), self.to_end.user_code():
+                return self.scatter.item.fn(**given)
         calls = self._calls(item)
         with making(self._slice), self.to_end.user_code():
             if not self.each:
@@ -65,6 +80,10 @@ class AssetItems:
 
     async def run(self, item: ItemClaim) -> object:
         """What the coroutine function returns for this item."""
+        if self._simple:
+            given = self._given(item, element_of(item.key), None)
+            with making(self._slice):
+                return await self._coroutine(given)
         calls = self._calls(item)
         with making(self._slice):
             if not self.each:
@@ -102,10 +121,6 @@ class AssetItems:
         self.held.close()
 
     # --- what the function takes --------------------------------------------------------------------------------------------------
-
-    @property
-    def _slice(self) -> Slice:
-        return Slice(self.hand.name, self.hand.partition)
 
     def _calls(self, item: ItemClaim) -> Iterator[dict[str, object]]:
         """The arguments of each call: one for an item, or for a batch that is taken whole."""

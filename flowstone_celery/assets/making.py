@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable
+from contextvars import ContextVar, Token
 
 from flowstone_celery.assets.slices import Slice
 from flowstone_celery.errors import DependencyCycle
@@ -12,14 +11,22 @@ from flowstone_celery.errors import DependencyCycle
 _MAKING: ContextVar[tuple[Slice, ...]] = ContextVar("flowstone_making", default=())
 
 
-@contextmanager
-def making(slice_: Slice) -> Iterator[None]:
+class making:  # noqa: N801 - reads as a verb; a class, for it is entered once for each item of a scatter
     """In the block this slice is being made, outermost first those around it."""
-    token = _MAKING.set((*_MAKING.get(), slice_))
-    try:
-        yield
-    finally:
-        _MAKING.reset(token)
+
+    __slots__ = ("_slice", "_token")
+
+    def __init__(self, slice_: Slice) -> None:
+        """Change nothing yet."""
+        self._slice = slice_
+
+    def __enter__(self) -> None:
+        """The slice is being made."""
+        self._token: Token[tuple[Slice, ...]] = _MAKING.set((*_MAKING.get(), self._slice))
+
+    def __exit__(self, *_: object) -> None:
+        """It is not, any more."""
+        _MAKING.reset(self._token)
 
 
 def is_making() -> bool:

@@ -141,7 +141,7 @@ class Progress:
         return 100.0 * (self.succeeded + self.failed) / self.total if self.total else 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each item, at four times the cost
 class ItemClaim:
     """One item that a hand is to do: its place, its key, and what it has been through."""
 
@@ -166,7 +166,7 @@ class Range:
     """So many of them may be at work at once: less than was asked for where `max_concurrent` leaves no more."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, as above
 class Ended:
     """One attempt of one item, as a part settles it."""
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _WORTH = 256
 """Bytes from which a result is compressed: below, the header costs more than it saves."""
-_PACKED = b"\x78"
+PACKED = b"\x78"
 """How a zlib stream begins, and no JSON text."""
 _REMEMBERED = 256
 _NEWLINE = b"\n"
@@ -60,7 +60,7 @@ def packed_result(result: bytes | None) -> bytes | None:
 
 def result_of(stored: bytes | None) -> bytes | None:
     """The result's JSON text."""
-    return zlib.decompress(stored) if stored is not None and stored.startswith(_PACKED) else stored
+    return zlib.decompress(stored) if stored is not None and stored.startswith(PACKED) else stored
 
 
 class Pages:

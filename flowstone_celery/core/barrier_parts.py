@@ -55,7 +55,10 @@ def claim_range(tx: Tx, hand: Claim, *, wanted: int, width: int) -> Range | None
             return unfinished
         tx.row(SQL["lock_barrier"], barrier=hand.barrier_id)
         beside = tx.row(SQL["widths_beside"], step=hand.id, barrier=hand.barrier_id)
-        width = min(width, policy.max_concurrent - (beside["width"] if beside else 0))
+        if beside is None:
+            return None
+        wanted = max(1, wanted * min(width, beside["share"]) // width)
+        width = min(width, beside["share"], policy.max_concurrent - beside["width"])
         if width < 1:
             return None
     found = _claim(tx, hand, wanted=max(1, min(wanted, PAGE)), width=width)

@@ -85,7 +85,7 @@ def items(
 
 
 def _all_items(database: Database, barrier_id: int, first: int, untouched: str) -> Iterator[Item]:
-    for begin, keys in _pages(database, barrier_id, first):
+    for begin, keys in pages_from(database, barrier_id, first):
         end = begin + len(keys)
         rows = {
             row["index"]: row
@@ -126,7 +126,7 @@ def _keys(database: Database, barrier_id: int, indexes: list[int]) -> dict[int, 
     wanted, found = iter(indexes), dict[int, bytes]()
     index = next(wanted, None)
     while index is not None:
-        for begin, keys in _pages(database, barrier_id, index):
+        for begin, keys in pages_from(database, barrier_id, index):
             while index is not None and index < begin + len(keys):
                 found[index] = keys[index - begin]
                 index = next(wanted, None)
@@ -135,7 +135,7 @@ def _keys(database: Database, barrier_id: int, indexes: list[int]) -> dict[int, 
     return found
 
 
-def _pages(database: Database, barrier_id: int, first: int) -> Iterator[tuple[int, list[Key]]]:
+def pages_from(database: Database, barrier_id: int, first: int) -> Iterator[tuple[int, list[Key]]]:
     """From the page that holds this index on: its first index and its keys, read a few at a time."""
     while rows := database.once(SQL["pages_from"], barrier=barrier_id, index=first, limit=_AT_ONCE):
         for row in rows:

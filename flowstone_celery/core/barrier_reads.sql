@@ -49,3 +49,16 @@ SELECT i.index, i.status, i.attempt, i.error, i.seconds, i.ended_at, nullif(i.du
 -- Items that have ended, in the order of their indexes, by keyset.
 SELECT i.index, i.status, i.round, i.result FROM flowstone.items i
  WHERE i.barrier_id = %(barrier)s AND i.index > %(after)s AND i.status IN ('succeeded', 'failed') ORDER BY i.index LIMIT %(limit)s;
+
+-- name: contents
+-- The next items that had succeeded by this round: their results, each behind its length, in the order of their indexes. None where one
+-- of them is kept compressed; indexes only where some are missing between.
+WITH stretch AS (
+    SELECT i.index, i.result FROM flowstone.items i
+     WHERE i.barrier_id = %(barrier)s AND i.index > %(after)s AND i.status = 'succeeded' AND i.round <= %(round)s
+     ORDER BY i.index LIMIT %(limit)s
+)
+SELECT min(s.index) AS first, max(s.index) AS last, bool_or(get_byte(s.result, 0) = %(packed)s) AS packed,
+       CASE WHEN max(s.index) - min(s.index) >= count(*) THEN array_agg(s.index ORDER BY s.index) END AS indexes,
+       string_agg(int4send(octet_length(s.result)) || s.result, ''::bytea ORDER BY s.index) FILTER (WHERE get_byte(s.result, 0) <> %(packed)s) AS results
+  FROM stretch s HAVING count(*) > 0;

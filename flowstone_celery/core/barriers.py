@@ -21,6 +21,7 @@ from flowstone_celery.core.barrier_close import (
     policy_of,
     step_goes_on,
 )
+from flowstone_celery.core.barrier_growth import grow_range
 from flowstone_celery.core.barrier_pages import bytes_array, pack
 from flowstone_celery.core.barrier_parts import claim_range, settle_part
 from flowstone_celery.core.barrier_reads import barrier, items, of_run, of_step, page_of, progress, results
@@ -43,6 +44,7 @@ __all__ = [
     "claim_range",
     "finish_hand",
     "go_back",
+    "grow_range",
     "holds",
     "items",
     "of_run",

@@ -91,11 +91,26 @@ WITH grown AS (
 )
 SELECT id FROM grown;
 
+-- fragment: share_of_b
+-- How many items a hand of barrier b may have side by side: what may be at work at once is shared by the slots of the queue.
+ceil((b.policy ->> 'max_concurrent')::float8 / greatest(1, (
+    SELECT sum(n.slots) FROM flowstone.nodes n
+     WHERE n.status = 'live' AND n.alive_until > flowstone.now() AND b.queue = ANY (n.queues))))::int
+
+-- fragment: width_of_b
+-- How many it will have; above its width nothing is of use.
+greatest(1, least(coalesce((b.policy ->> 'width')::int, 1),
+    -- use: share_of_b
+    ))
+
 -- fragment: lacking_hands_of_b
 -- How many more hands can be of use to barrier b: no more than there are items open, than may work at once, than twice the slots of
 -- their queue; those that live count.
-least(ceil((b.total - b.done - b.failed)::float8 / greatest(1, coalesce((b.policy ->> 'width')::int, 1))),
-      ceil((b.policy ->> 'max_concurrent')::float8 / greatest(1, coalesce((b.policy ->> 'width')::int, 1))),
+least(ceil((b.total - b.done - b.failed)::float8 /
+      -- use: width_of_b
+      ), ceil((b.policy ->> 'max_concurrent')::float8 /
+      -- use: width_of_b
+      ),
       greatest(4, 2 * coalesce((SELECT sum(n.slots) FROM flowstone.nodes n
                                  WHERE n.status = 'live' AND n.alive_until > flowstone.now() AND b.queue = ANY (n.queues)), 0)))::int
 - (SELECT count(*) FROM flowstone.steps s WHERE s.barrier_id = b.id AND s.phase = 'item' AND s.status IN ('ready', 'running'))::int
@@ -187,6 +202,62 @@ SELECT t.round, EXISTS (SELECT 1 FROM own) AS unfinished, EXISTS (SELECT 1 FROM 
        k.number, k.first, k.size, k.page_first, k.patchy, (SELECT count(*) FROM relaxed) AS relaxed
   FROM target t LEFT JOIN taken k ON true;
 
+-- name: grow_claim
+-- The hand's claim has further items, besides those of it that are open: what follows in its page, else a page that nobody has begun, else
+-- one that others have begun; of the last page half at most, so that all hands end together. The claim's range is the newest one, what is
+-- left of those before it is listed. No row: nothing can be had this way, or nothing is to be, because a retry is due.
+WITH
+-- use: hand_of_open
+, own AS (
+    SELECT t.id, t.round, c.hand_id, c.page, c.first, c.size FROM target t JOIN flowstone.item_claims c ON c.hand_id = t.hand
+     WHERE c.barrier_id = t.id AND c.round = t.round AND c.status = 'held' AND c.status <> 'settled' AND c.fence = %(fence)s AND NOT c.alone
+       AND NOT (%(yields)s AND EXISTS (
+               SELECT 1 FROM flowstone.items i WHERE i.barrier_id = t.id AND i.status = 'retry' AND i.due_at <= flowstone.now()))
+), former AS (
+    SELECT p.* FROM own o CROSS JOIN LATERAL (
+        SELECT p.barrier_id, p.number, p.next FROM flowstone.barrier_pages p
+         WHERE p.barrier_id = o.id AND p.number = o.page AND p.next < p.size AND p.first + p.next = o.first + o.size AND NOT p.patchy
+           FOR NO KEY UPDATE SKIP LOCKED) p
+), fresh AS (
+    SELECT p.* FROM own o CROSS JOIN LATERAL (
+        SELECT p.barrier_id, p.number, p.next FROM flowstone.barrier_pages p
+         WHERE p.barrier_id = o.id AND p.next < p.size AND p.next = 0 AND NOT p.patchy
+         ORDER BY p.number LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) p
+     WHERE NOT EXISTS (SELECT 1 FROM former)
+), shared AS (
+    SELECT p.* FROM own o CROSS JOIN LATERAL (
+        SELECT p.barrier_id, p.number, p.next FROM flowstone.barrier_pages p
+         WHERE p.barrier_id = o.id AND p.next < p.size AND NOT p.patchy
+         ORDER BY p.number LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) p
+     WHERE NOT EXISTS (SELECT 1 FROM former) AND NOT EXISTS (SELECT 1 FROM fresh)
+), page AS (
+    SELECT * FROM former UNION ALL SELECT * FROM fresh UNION ALL SELECT * FROM shared
+), taken AS (
+    UPDATE flowstone.barrier_pages p
+       SET next = least(p.size, p.next + CASE WHEN EXISTS (
+               SELECT 1 FROM flowstone.barrier_pages o WHERE o.barrier_id = p.barrier_id AND o.next < o.size AND o.number <> p.number)
+           THEN %(wanted)s ELSE least(%(wanted)s, greatest(%(least)s, (p.size - p.next + 1) / 2)) END)
+      FROM page q WHERE p.barrier_id = q.barrier_id AND p.number = q.number
+    RETURNING p.number, p.first + q.next AS first, p.next - q.next AS size, p.first AS page_first
+), grown AS (
+    UPDATE flowstone.item_claims c
+       SET page = k.number, first = CASE WHEN f.follows THEN c.first ELSE k.first END,
+           size = CASE WHEN f.follows THEN c.size ELSE 0 END + k.size, items = f.items,
+           left_open = k.size + CASE WHEN f.follows THEN c.left_open ELSE coalesce(cardinality(f.items), 0) END
+      FROM own o CROSS JOIN taken k CROSS JOIN LATERAL (
+           SELECT EXISTS (SELECT 1 FROM former) AS follows,
+                  (SELECT array_agg(x.index) FROM flowstone.item_claims m CROSS JOIN LATERAL (
+                       SELECT unnest(m.items) AS index
+                       UNION ALL SELECT generate_series(m.first, m.first + m.size - 1) WHERE NOT EXISTS (SELECT 1 FROM former)) x
+                    WHERE m.hand_id = o.hand_id AND NOT EXISTS (
+                          SELECT 1 FROM flowstone.items i
+                           WHERE i.barrier_id = m.barrier_id AND i.index = x.index AND i.claim IS DISTINCT FROM m.hand_id)) AS items) f
+     WHERE c.hand_id = o.hand_id AND c.status = 'held'
+    RETURNING c.left_open
+),
+-- use: relaxed
+SELECT k.number, k.first, k.size, k.page_first, (SELECT count(*) FROM grown) AS grown, (SELECT count(*) FROM relaxed) AS relaxed FROM taken k;
+
 -- name: hand_deadline
 -- By then the hand has settled something, or an item has run too long and cannot be told: its keeper ends the process.
 UPDATE flowstone.steps SET deadline_at = flowstone.now() + make_interval(secs => %(seconds)s::float8)
@@ -202,7 +273,7 @@ SELECT i.index FROM flowstone.items i WHERE i.barrier_id = %(barrier)s AND i.ind
 -- Only these items of the range are the claim's.
 UPDATE flowstone.item_claims
    SET kind = 'retry', items = %(items)s::int[], page = NULL, left_open = cardinality(%(items)s::int[]),
-       status = CASE WHEN cardinality(%(items)s::int[]) = 0 THEN 'settled' ELSE 'held' END
+       first = 0, size = 0, status = CASE WHEN cardinality(%(items)s::int[]) = 0 THEN 'settled' ELSE 'held' END
  WHERE hand_id = %(step)s AND fence = %(fence)s AND status = 'held';
 
 -- name: claim_retries (item_claim: -> held; item_claim: settled -> held)
@@ -243,7 +314,7 @@ SELECT t.round, i.index, i.attempt, i.failures, i.crashes, i.alone, p.number, p.
 -- The items of the hand's claim that are open still, with the pages of their keys.
 SELECT x.index, i.attempt, i.failures, i.crashes, i.losses, i.alone, p.number, p.first
   FROM flowstone.item_claims c
- CROSS JOIN LATERAL (SELECT unnest(c.items) AS index UNION ALL SELECT generate_series(c.first, c.first + c.size - 1) WHERE c.items IS NULL) x
+ CROSS JOIN LATERAL (SELECT unnest(c.items) AS index UNION ALL SELECT generate_series(c.first, c.first + c.size - 1)) x
   LEFT JOIN flowstone.items i ON i.barrier_id = c.barrier_id AND i.index = x.index
  CROSS JOIN LATERAL (
        SELECT p.number, p.first FROM flowstone.barrier_pages p WHERE p.barrier_id = c.barrier_id AND p.first <= x.index
@@ -257,9 +328,12 @@ UPDATE flowstone.item_claims c SET status = 'held', lost_by = NULL, fence = %(fe
 RETURNING c.round;
 
 -- name: widths_beside
--- How many items other claims may have at work at once.
-SELECT coalesce(sum(c.width), 0)::int AS width FROM flowstone.item_claims c
- WHERE c.barrier_id = %(barrier)s AND c.status <> 'settled' AND c.status = 'held' AND c.hand_id <> %(step)s;
+-- How many items other claims may have at work at once, and how many are a hand's share.
+SELECT coalesce((SELECT sum(c.width) FROM flowstone.item_claims c
+                  WHERE c.barrier_id = b.id AND c.status <> 'settled' AND c.status = 'held' AND c.hand_id <> %(step)s), 0)::int AS width,
+       -- use: share_of_b
+       AS share
+  FROM flowstone.barriers b WHERE b.id = %(barrier)s;
 
 -- name: free_held
 -- Failed items that were held for a common retry are due together, if nothing else is open.
@@ -299,7 +373,7 @@ WITH claim AS (
                        %(alone)s::bool[], %(seconds)s::float8[], %(results)s::bytea[], %(errors)s::text[], %(delays)s::float8[])
            AS g(index, status, attempt, failures, crashes, losses, alone, seconds, result, error, delay)
      WHERE b.status = 'open' AND b.round = %(round)s
-       AND CASE WHEN c.items IS NULL THEN g.index >= c.first AND g.index < c.first + c.size ELSE g.index = ANY (c.items) END
+       AND (g.index >= c.first AND g.index < c.first + c.size OR g.index = ANY (c.items))
     ON CONFLICT (barrier_id, index) DO UPDATE
        SET status = excluded.status, attempt = excluded.attempt, failures = excluded.failures, crashes = excluded.crashes,
            losses = excluded.losses, alone = excluded.alone, round = excluded.round, seconds = excluded.seconds, result = excluded.result,
@@ -307,7 +381,7 @@ WITH claim AS (
      WHERE items.status = 'retry' AND items.claim = %(step)s
     RETURNING index, status
 ), counts AS (
-    SELECT coalesce(c.page, (SELECT p.number FROM flowstone.barrier_pages p WHERE p.barrier_id = %(barrier)s AND p.first <= w.index
+    SELECT coalesce(CASE WHEN c.items IS NULL THEN c.page END, (SELECT p.number FROM flowstone.barrier_pages p WHERE p.barrier_id = %(barrier)s AND p.first <= w.index
                               ORDER BY p.first DESC LIMIT 1)) AS number,
            count(*) FILTER (WHERE w.status = 'succeeded')::int AS done, count(*) FILTER (WHERE w.status = 'failed')::int AS failed
       FROM written w CROSS JOIN claim c WHERE w.status IN ('succeeded', 'failed') GROUP BY 1

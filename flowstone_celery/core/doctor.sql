@@ -144,7 +144,7 @@ UNION ALL
 SELECT 'hand ' || c.hand_id || ' counts ' || c.left_open || ' open items, but has ' || o.open
   FROM flowstone.item_claims c JOIN flowstone.barriers b ON b.id = c.barrier_id AND b.status = 'open' CROSS JOIN LATERAL (
       SELECT count(*) AS open FROM (
-          SELECT unnest(c.items) AS index UNION ALL SELECT generate_series(c.first, c.first + c.size - 1) WHERE c.items IS NULL) x
+          SELECT unnest(c.items) AS index UNION ALL SELECT generate_series(c.first, c.first + c.size - 1)) x
         LEFT JOIN flowstone.items i ON i.barrier_id = c.barrier_id AND i.index = x.index
        WHERE i.index IS NULL OR i.claim = c.hand_id) o
  WHERE c.status <> 'settled' AND c.left_open <> o.open

@@ -11,7 +11,7 @@ import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from flowstone_celery.core.interrupts import TIMEOUT, AwaitingCall, Interrupted, LiveCall
+from flowstone_celery.core.interrupts import TIMEOUT, AwaitingCall, Interrupted, LiveCall, UserCode
 
 if TYPE_CHECKING:
     from flowstone_celery.core.interrupts import Interrupts, Patience
@@ -32,6 +32,11 @@ class HandCall(LiveCall):
         self.give_up = ""
         """Why the item that runs is of no use any more, as the hand has found out itself."""
         self._late = 0.0
+        self._section = UserCode(self)
+
+    def user_code(self) -> UserCode:
+        """One and the same for all items: it is entered for each."""
+        return self._section
 
     @property
     def asked(self) -> str | None:
@@ -123,6 +128,7 @@ class HandBeside(AwaitingCall):
     def over(self, call: ItemCall) -> None:
         """Nothing reaches the item any more."""
         self._items.discard(call)
+        call.ended()
 
     @property
     def is_here(self) -> bool:

@@ -79,6 +79,8 @@ class Desk:
         self._range: Range | None = None
         self._ended: list[Ended] = []
         self._rest: list[int] = []
+        self._held: set[int] = set()
+        self._grows = False
         self._lock = threading.Lock()
         self._about = about_barrier(barrier)
 
@@ -93,7 +95,10 @@ class Desk:
         faults.point("range.after_commit")
         self._range = found
         self.last = 0
+        self._held.clear()
         if found is not None:
+            self._held.update(each.index for each in found.items)
+            self._grows = not found.alone
             self.parts.restart(time.monotonic())
             self.todo.extend(found.items)
         return found
@@ -110,6 +115,37 @@ class Desk:
             except CommitUnknown:
                 # A range that was claimed and is not known to us is our own still: it is claimed again as lost.
                 continue
+
+    def grow(self, wanted: int, *, least: int, yields: bool) -> int:
+        """Further items of the barrier are to do besides those that are; answers how many: none if that cannot be now."""
+        with self._lock:
+            if self._range is None or not self._grows or not self.is_of_use:
+                return 0
+            found = self._grow(wanted, least=least, yields=yields)
+            if found:
+                kept = [each for each in self._range.items if each.index in self._held]
+                self._range = replace(self._range, items=[*kept, *found])
+                self._held.update(each.index for each in found)
+                self.todo.extend(found)
+            return len(found)
+
+    def _grow(self, wanted: int, *, least: int, yields: bool) -> list[ItemClaim]:
+        def work(tx: Tx) -> list[ItemClaim]:
+            found = barriers.grow_range(tx, self._hand, wanted=wanted, least=least, yields=yields)
+            if found:
+                self._promise_news(tx)
+            return found
+
+        try:
+            found = self._place.database.attempt(work)
+        except CommitUnknown:
+            # What was claimed and is not known to us is our own still: the next claim answers it, once this range is done.
+            self._grows = False
+            return []
+        except DatabaseUnavailable:
+            return []
+        faults.point("range.after_commit")
+        return found
 
     def _promise_news(self, tx: Tx) -> None:
         """The keeper ends the process if nothing is heard until an item's time is over: its code may let no thread of it run."""
@@ -219,6 +255,7 @@ class Desk:
                 # Settled again: an item that has ended does not end twice.
                 continue
         faults.point("part.after_commit")
+        self._held.difference_update([each.index for each in ended], rest)
         self._tell(ended, part, time.monotonic() - began)
 
     # --- tell -----------------------------------------------------------------------------------------------------------------

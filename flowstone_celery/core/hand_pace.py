@@ -15,8 +15,8 @@ PART_BYTES: Final = 1 << 20
 """Results that are gathered before they are settled."""
 SLOW_SECONDS: Final = 1.0
 """An item that runs longer keeps nothing from others: neighbours that have ended are settled, those not begun are given back."""
-_BESIDE_SECONDS: Final = 0.5
-"""Work of one range of items side by side: the places of those that end first stand empty until its last one has ended."""
+AHEAD_SECONDS: Final = 0.2
+"""Work that is claimed ahead where items are done side by side, so that no place stands empty while more is claimed."""
 _GROWTH: Final = 4
 _REMEMBERED: Final = 256
 
@@ -32,14 +32,18 @@ class Pace:
             single: one item at a time, however fast they are.
         """
         self._least = width if width > 1 else 1
-        self._seconds = _BESIDE_SECONDS if width > 1 else PART_SECONDS
+        self._seconds = AHEAD_SECONDS if width > 1 else PART_SECONDS
         self._single = single
         self.size = 1 if single else max(FIRST, self._least)
+        """Items in the next range."""
+        self.ahead = 0
+        """Items to claim ahead of those that run side by side; none before it is known how long they take."""
 
     def measured(self, items: int, seconds: float) -> None:
         """So many items took so long: the next range lasts as long as it should, and is at most four times this one."""
         if not self._single and items:
             fitting = int(self._seconds * items / max(seconds, 1e-9))
+            self.ahead = min(fitting, max(self.ahead, self.size) * _GROWTH, MOST)
             self.size = min(max(self._least, min(self.size * _GROWTH, fitting)), MOST)
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from flowstone_celery.core.barrier_model import Barrier, Ended, ItemClaim, Range
     from flowstone_celery.core.executor import Slice
+    from flowstone_celery.core.hand_pace import Pace
     from flowstone_celery.core.interrupts import Interrupts
     from flowstone_celery.core.model import Call, Claim, Handler
     from flowstone_celery.core.observing import Observer
@@ -183,22 +184,23 @@ class Hand:
             if self._observer:
                 self._observer.does(self.claim, _about(held))
             begun = time.monotonic()
-            self._do(held)
+            self._do(held, pace)
             if self.judge.cancel is not None:
                 return Cancel(self.judge.cancel.reason or "cancelled")
             if not self.desk.is_of_use:
                 return Rests.AT_END
-            pace.measured(self.desk.last, time.monotonic() - begun)
+            if self._calls is None or not self._calls.awaiting:
+                pace.measured(self.desk.last, time.monotonic() - begun)
             if single or not self.turn.may_go_on():
                 return Rests.IN_LINE
         return GiveBack("the worker stops")
 
-    def _do(self, held: Range) -> None:
+    def _do(self, held: Range, pace: Pace) -> None:
         calls = self._begun(held)
         if calls is None:
             self.desk.settle()
         elif calls.awaiting:
-            items_beside.do(self, calls, held)
+            items_beside.do(self, calls, held, pace)
         else:
             self._eye = self._eye or Eye(self)
             self._one_by_one(calls, alone=held.alone)

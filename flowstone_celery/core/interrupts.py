@@ -37,6 +37,8 @@ TIMEOUT: Final = "timeout"
 CANCELLED: Final = "cancelled"
 STOP: Final = "stop"
 
+_LOOK_EVERY: Final = 0.05
+"""Seconds between two looks whether the node was told to stop."""
 _INSIST_EVERY: Final = 1.0
 """Seconds after which a coroutine that was cancelled and goes on is cancelled again."""
 
@@ -112,6 +114,8 @@ class Interrupts:
     def __init__(self, board: Board | None = None) -> None:
         """Read the board; without one nothing is ever interrupted."""
         self.board = board
+        self._drains = False
+        self._look_at = 0.0
         self._main: LiveCall | None = None
         self._beside: dict[tuple[int, int], AwaitingCall] = {}
 
@@ -174,8 +178,11 @@ class Interrupts:
 
     @property
     def draining(self) -> bool:
-        """Whether the node was told to stop."""
-        return self.board is not None and self.board.draining
+        """Whether the node was told to stop; heard a moment later, for items ask after every microsecond."""
+        now = time.monotonic()
+        if now >= self._look_at and not self._drains and self.board is not None:
+            self._look_at, self._drains = now + _LOOK_EVERY, self.board.draining
+        return self._drains
 
     @property
     def retired(self) -> bool:
@@ -202,9 +209,9 @@ class LiveCall:
         self._remembered: str | None = None
         self._delivered = False
 
-    def user_code(self) -> _UserCode:
+    def user_code(self) -> UserCode:
         """The section in which interrupts land."""
-        return _UserCode(self)
+        return UserCode(self)
 
     @property
     def is_here(self) -> bool:
@@ -267,6 +274,10 @@ class AwaitingCall(LiveCall):
         if self._remembered:
             cancel()
 
+    def ended(self) -> None:
+        """Its code is in the loop no more; what it cancelled, and all that hangs on that, is free."""
+        self._cancel = None
+
     def enter(self) -> None:
         """Its code is about to begin: raise `Interrupted` if it is not to."""
         if self._remembered and not self._delivered:
@@ -307,11 +318,17 @@ class AwaitingCall(LiveCall):
         self._inside = False
 
 
-class _UserCode:
+class UserCode:
+    """A section in which interrupts land."""
+
+    __slots__ = ("_live",)
+
     def __init__(self, live: LiveCall) -> None:
+        """Belong to this call."""
         self._live = live
 
     def __enter__(self) -> None:
+        """What is demanded lands from now on; what was demanded before, now."""
         try:
             self._live._enter()
         except Interrupted:
@@ -321,4 +338,5 @@ class _UserCode:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """What is demanded is remembered."""
         self._live._leave()

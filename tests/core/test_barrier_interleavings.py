@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, ClassVar, TypeVar
 
@@ -55,6 +55,7 @@ REACHED: dict[str, str] = {
     "retries": "a hand claims items again",
     "alone": "a hand claims an item that a process may have died of",
     "no range": "a hand finds nothing",
+    "growth": "a claim grows while items of it are open",
     "part": "a part is settled",
     "rest": "items are given back",
     "closed by a part": "a part closes its barrier",
@@ -201,7 +202,7 @@ class ScattersInterleaved(RuleBasedStateMachine):
             self.readers[claim.id] = (claim, barrier)
             return
         answer = Scattered(new(**policy), [b"%d" % n for n in range(count)])
-        if before is not None and before.round < claim.round:
+        if before is not None and (before.round < claim.round or before.status != "open"):
             answer = Scattered(again=before.id)
 
         def work(tx: Any) -> Learn | None:
@@ -246,6 +247,7 @@ class ScattersInterleaved(RuleBasedStateMachine):
     def claim_range(self, chance: random.Random, hold: bool) -> None:
         free = [each for each in self.hands if each.range is None and not self.is_busy(each)]
         if not free:
+            self.grow(chance, hold)
             return
         held = chosen(free, chance)
 
@@ -260,6 +262,36 @@ class ScattersInterleaved(RuleBasedStateMachine):
                 held.range = found
                 what = "alone" if found.alone else "retries" if found.items[0].attempt > 1 else "range"
                 self.mark(what)
+
+            return learn
+
+        self.act(work, hold=hold, of=held)
+
+    def grow(self, chance: random.Random, hold: bool) -> None:
+        """No hand is free: one claims more than it has."""
+        able = [
+            each
+            for each in self.hands
+            if each.range is not None and not each.range.alone and not self.is_busy(each)
+        ]
+        if not able:
+            return
+        held = chosen(able, chance)
+        claimed = held.range
+        assert claimed is not None
+        wanted, yields = chance.choice((1, 3)), chance.random() < 0.5
+
+        def work(tx: Any) -> Learn | None:
+            found = barriers.grow_range(tx, held.claim, wanted=wanted, least=1, yields=yields)
+            if not found:
+                return None
+            known = {each.index for each in claimed.items}
+            assert not known & {each.index for each in found}
+
+            def learn() -> None:
+                if held.range is claimed:
+                    held.range = replace(claimed, items=[*claimed.items, *found])
+                self.mark("growth")
 
             return learn
 
@@ -643,7 +675,7 @@ def explore(lab_: Lab, *, examples: int, lengths: Sequence[int], derandomize: bo
 @pytest.fixture(scope="module")
 def explored(module_lab: Lab) -> Explored:
     """The same short stories each time."""
-    return explore(module_lab, examples=20, lengths=(80, 110, 140), derandomize=True)
+    return explore(module_lab, examples=20, lengths=(80, 110, 140, 170), derandomize=True)
 
 
 @pytest.mark.timeout(300)

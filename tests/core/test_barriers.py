@@ -51,7 +51,8 @@ def test_no_keys_close_at_once_and_the_step_gathers_nothing(lab: Lab) -> None:
         (1_000, {}, 1, 4),
         (1_000, {}, 8, 16),
         (1_000, {"max_concurrent": 2}, 8, 2),
-        (1_000, {"max_concurrent": 100, "width": 50}, 8, 2),
+        (1_000, {"max_concurrent": 100, "width": 50}, 2, 2),
+        (1_000, {"max_concurrent": 100, "width": 50}, 8, 8),
         (120, {"width": 50}, 8, 3),
     ],
 )
@@ -357,7 +358,7 @@ def test_a_hand_ends_when_its_barrier_has_closed_not_before(lab: Lab) -> None:
 
 
 def test_no_more_items_are_at_work_than_max_concurrent(lab: Lab) -> None:
-    lab.node(slots=8)
+    lab.node(slots=2)
     begun = scattered(lab, 100, max_concurrent=5, width=2)
     assert len(begun.hands()) == 3
     hands = [begun.hand(lab.worker()) for _ in range(3)]

@@ -123,6 +123,66 @@ def test_an_item_that_awaits_long_does_not_hold_its_neighbours(hands: HandLab) -
     assert kind.times == dict.fromkeys(range(30), 1)
 
 
+def test_places_are_filled_while_an_item_of_the_first_range_still_awaits(hands: HandLab) -> None:
+    done: set[int] = set()
+    others = asyncio.Event()
+
+    async def code(item: ItemClaim) -> int:
+        if item.index == 0:
+            async with asyncio.timeout(SOON):
+                await others.wait()
+        else:
+            await asyncio.sleep(0.002)
+            done.add(item.index)
+            if len(done) == 1_199:
+                others.set()
+        return item.index
+
+    kind = awaiting(1_200, code, width=10)
+    run = hands.scatter(kind)
+    assert hands.work(run, hands.executor(kind)) == "succeeded"
+    assert kind.times == dict.fromkeys(range(1_200), 1)
+    assert hands.results(run) == {n: n for n in range(1_200)}
+
+
+def test_what_was_claimed_ahead_and_cannot_begin_is_for_others(hands: HandLab) -> None:
+    done: set[int] = set()
+    others = threading.Event()
+
+    async def code(item: ItemClaim) -> int:
+        if item.index in (10, 11):
+            assert await asyncio.to_thread(others.wait, SOON)
+        else:
+            await asyncio.sleep(0.01)
+            done.add(item.index)
+            if len(done) == 58:
+                others.set()
+        return item.index
+
+    kind = awaiting(60, code, width=2)
+    run = hands.scatter(kind)
+    assert hands.work(run, hands.executor(kind), hands.executor(kind)) == "succeeded"
+    assert kind.times == dict.fromkeys(range(60), 1)
+
+
+def test_what_may_be_at_work_at_once_is_shared_by_the_processes(hands: HandLab) -> None:
+    at_once, most, threads = set[int](), [0], set[int]()
+
+    async def code(item: ItemClaim) -> None:
+        at_once.add(item.index)
+        most[0] = max(most[0], len(at_once))
+        threads.add(threading.get_ident())
+        await asyncio.sleep(0.02)
+        at_once.discard(item.index)
+
+    node = hands.lab.node(slots=2)
+    kind = awaiting(400, code, width=20, max_concurrent=20)
+    run = hands.scatter(kind)
+    assert hands.work(run, hands.executor(kind, node), hands.executor(kind, node)) == "succeeded"
+    assert len(threads) == 2
+    assert 10 < most[0] <= 20
+
+
 def test_an_item_that_awaits_can_cancel_its_run(hands: HandLab) -> None:
     async def code(item: ItemClaim) -> Any:
         return Cancel("enough") if item.index == 4 else item.index

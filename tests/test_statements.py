@@ -267,6 +267,10 @@ SELECT b.id, n, CASE WHEN n %% 100 = 0 THEN 'retry' ELSE 'succeeded' END, 1, 0, 
 INSERT INTO flowstone.item_claims (hand_id, barrier_id, kind, first, size, left_open, fence, worker_id, status)
 SELECT s.id, 1 + s.id %% 2000, 'range', 0, 5, 5, 1, 40, CASE WHEN s.id %% 9 = 0 THEN 'held' ELSE 'settled' END FROM flowstone.steps s;
 
+UPDATE flowstone.item_claims SET first = 400, page = 9, left_open = 5, status = 'held' WHERE hand_id = 12039;
+
+UPDATE flowstone.item_claims SET size = 0, items = '{410, 411}', left_open = 2, status = 'held' WHERE hand_id = 10039;
+
 UPDATE flowstone.steps s SET barrier_id = 1 + s.id %% 2000, phase = 'item' WHERE s.id %% 5 = 0;
 
 VACUUM ANALYZE flowstone.runs, flowstone.steps, flowstone.step_edges, flowstone.workers, flowstone.barriers, flowstone.barrier_pages,
@@ -285,7 +289,7 @@ _HERE: dict[str, Any] = {
     "backfill": "00000000-0000-0000-0000-000000000001", "before": None, "before_id": None,
     "deadline_in": None, "beside": False, "name": "a", "partition": "", "low": "01a00000-0000-0000-0000-000000000000",
     "high": "01afffff-ffff-ffff-ffff-ffffffffffff", "runs": ["00000000-0000-0000-0000-000000000001"], "hands": False,
-    "barrier": 40, "round": 1, "wanted": 100, "width": 1, "indexes": [1, 2], "statuses": None, "attempts": None, "failures": None,
+    "barrier": 40, "round": 1, "wanted": 100, "width": 1, "whole": False, "indexes": [1, 2], "statuses": None, "attempts": None, "failures": None,
     "crashes": None, "losses": None, "alone": None, "seconds": None, "results": None, "errors": None, "delays": None, "number": 1,
     "index": 70, "first": 0, "end": 50, "size": 50, "uncounted": 0, "keep": False, "items": [1], "digests": "{}",
     "least": 8, "yields": True, "packed": 120,
@@ -296,7 +300,7 @@ HOT = (
     "next_due_of_run", "progress", "events", "by_key", "settled_under", "unpark_due", "unpark_awaiting", "free_awaiting", "expire",
     "reopen", "pause", "resume", "park_paused", "unpark_run", "admit", "lanes_with_room", "unadmitted_parts", "half_paused",
     "by_prefix", "neighbors", "anyone_aside", "lock_barrier", "claim_page", "grow_claim", "claim_retries", "unfinished", "open_of_claim", "take_over",
-    "widths_beside", "free_held", "settle_part", "close_barrier", "skip_hands", "gather", "end_waiting", "stand_aside", "go_back",
+    "widths_beside", "free_held", "close_barrier", "skip_hands", "gather", "end_waiting", "stand_aside", "go_back",
     "finish_hand", "call_hands", "add_hands", "reopen_items", "reopen_pages", "reopen_barrier", "barrier_progress", "keys_of_page",
     "pages_from", "items_between", "items_failed", "results", "contents", "barriers_in_need", "drop_keys", "bury_barriers", "lose_claims",
     "open_barriers_of_run", "run", "backfill_progress", "backfill_runs", "lane_pause", "lane_resume",
@@ -399,6 +403,8 @@ SELECT (SELECT coalesce(sum(seq_scan), 0) FROM pg_stat_xact_user_tables WHERE sc
         ("claim", {"step": None}),
         ("claim", {"step": None, "queue": "no such queue"}),
         ("succeed", {}),
+        ("settle_part", {"step": 12_039, "worker": 40, "fence": 1, "indexes": [400, 401]}),
+        ("settle_part", {"step": 10_039, "worker": 40, "fence": 1, "indexes": [410, 411]}),
     ],
 )
 def test_a_function_reads_no_table_from_end_to_end_and_few_entries_of_indexes(

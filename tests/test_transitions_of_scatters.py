@@ -192,7 +192,7 @@ PARAMETERS: dict[str, Any] = {
     "fence": 1, "output": None, "error": None, "dependents": "failed", "dependents_error": "{}", "failed_attempts": 0, "crashed": 0, "lost": 0,
     "reason": "because", "crash": 1, "loss": 0, "crash_limit": 3, "loss_limit": 20, "lease": 2.0, "limit": 100, "protocol": 1,
     "name": "world", "task": TASK, "queue": QUEUE, "priority": 0, "policy": "{}", "metadata": None, "total": 3, "collapsed": 0,
-    "firsts": PAGE.firsts, "sizes": PAGE.sizes, "keys": PAGE.keys, "wanted": 5, "width": 1, "items": [], "round": 1, "uncounted": 0,
+    "firsts": PAGE.firsts, "sizes": PAGE.sizes, "keys": PAGE.keys, "wanted": 5, "width": 1, "whole": False, "items": [], "round": 1, "uncounted": 0,
     "keep": False, "statuses": None, "attempts": None, "failures": None, "crashes": None, "losses": None, "alone": None, "seconds": None,
     "results": None, "errors": None, "delays": None, "indexes": [0, 1],
 }  # fmt: skip

@@ -7,6 +7,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from flowstone_celery.core.barrier_model import PAGE
@@ -23,6 +24,10 @@ _WORTH = 256
 PACKED = b"\x78"
 """How a zlib stream begins, and no JSON text."""
 _REMEMBERED = 256
+_FEWEST = 100
+"""Keys in a page, where there are as many."""
+_PAGES_OF_HAND = 4
+_RANGES_OF_WIDTH = 4
 _NEWLINE = b"\n"
 
 
@@ -35,10 +40,18 @@ class Packed:
     keys: str
 
 
-def pack(keys: Sequence[Key]) -> Packed:
+def size_for(keys: int, hands: int, width: int) -> int:
+    """How many keys go into a page, so that each hand finds some of its own: hands that share a page wait for each other's commits.
+
+    A range ends with its page: small pages would cost those whose items are quick, or many at a time, more than they spare.
+    """
+    return min(PAGE, max(_FEWEST, _RANGES_OF_WIDTH * width, ceil(keys / (_PAGES_OF_HAND * hands))))
+
+
+def pack(keys: Sequence[Key], size: int = PAGE) -> Packed:
     """The keys in pages. Canonical JSON has no line break, so that a page is read without parsing it."""
-    firsts = list(range(0, len(keys), PAGE))
-    pages = [keys[first : first + PAGE] for first in firsts]
+    firsts = list(range(0, len(keys), size))
+    pages = [keys[first : first + size] for first in firsts]
     packed = [zlib.compress(_NEWLINE.join(page), 1) for page in pages]
     return Packed(firsts, [len(page) for page in pages], bytes_array(packed))
 

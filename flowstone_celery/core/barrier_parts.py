@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,17 @@ def claim_range(tx: Tx, hand: Claim, *, wanted: int, width: int) -> Range | None
     return found
 
 
+def claim_at_once(tx: Tx, hand: Claim, *, wanted: int, width: int) -> Range | None:
+    """As `claim_range`, by one statement that commits by itself; None: that is not enough, or there is nothing, so `claim_range`."""
+    known = PAGES.known(hand.run_id, hand.barrier_id or 0, _POLICY)
+    if known is None or known.max_concurrent is not None:
+        return None
+    row = tx.row(SQL["claim_page"], **hand.held, wanted=max(1, min(wanted, PAGE)), width=width, whole=True)
+    if row is None or row["size"] is None:
+        return None
+    return Range(hand.barrier_id or 0, row["round"], _items_of_page(tx, hand, row), width=width)
+
+
 def _policy(tx: Tx, hand: Claim) -> Policy | None:
     assert hand.barrier_id is not None, "a hand has a barrier"
     known: Policy | None = PAGES.known(hand.run_id, hand.barrier_id, _POLICY)
@@ -84,7 +95,7 @@ def _policy(tx: Tx, hand: Claim) -> Policy | None:
 def _claim(tx: Tx, hand: Claim, *, wanted: int, width: int) -> Range | None:
     """The next of what there is, in its order; a page that held nothing of use is passed over."""
     while True:
-        row = tx.row(SQL["claim_page"], **hand.held, wanted=wanted, width=width)
+        row = tx.row(SQL["claim_page"], **hand.held, wanted=wanted, width=width, whole=False)
         if row is None:
             return None
         if row["unfinished"]:
@@ -236,6 +247,10 @@ class _Line:
     delay: float = 0.0
 
 
+class Counted(Exception):  # noqa: N818 - an event, not an error: rolls back what was asked for with the part
+    """The part completes a page, or closes the barrier: what else is to happen comes behind that."""
+
+
 def settle_part(
     tx: Tx, hand: Claim, held: Range, ended: Sequence[Ended], *, rest_open: Sequence[int] | None = None
 ) -> Part | None:
@@ -244,10 +259,7 @@ def settle_part(
     Settling the same again writes nothing and answers the barrier's status. `rest_open`: items that were not begun, for other hands.
     """
     about = _Settling(hand, held.barrier, held.round)
-    if not rest_open and all(each.status == ItemStatus.SUCCEEDED and each.attempt == 1 for each in ended):
-        written = _write_first_successes(tx, about, ended)
-    else:
-        written = _write(tx, about, _lines(tx, hand, held, ended, rest_open or ()))
+    written = tx.row(SQL["settle_part"], **_values(tx, about, held, ended, rest_open or ()))
     if written is None:
         return None
     part = _after(tx, about, written)
@@ -258,6 +270,34 @@ def settle_part(
     return Part(
         part.status, closed=False, opened=(*part.opened, *call_hands(tx, held.barrier, most=len(rest_open)))
     )
+
+
+def settle_part_later(tx: Tx, hand: Claim, held: Range, ended: Sequence[Ended]) -> Callable[[], Part | None]:
+    """As `settle_part`, asked for with what else is on its way; call the answer for the part.
+
+    Raises:
+        Counted: by the answer, where the barrier is to be looked at, before any step moves; settle it by itself.
+    """
+    about = _Settling(hand, held.barrier, held.round)
+    asked = tx.later(SQL["settle_part"], **_values(tx, about, held, ended, ()))
+
+    def answer() -> Part | None:
+        written = next(iter(asked()), None)
+        if written is None:
+            return None
+        if written["cancelled"] or written["total"] is not None or written["status"] != BarrierStatus.OPEN:
+            raise Counted
+        return Part(written["status"], closed=False)
+
+    return answer
+
+
+def _values(
+    tx: Tx, about: _Settling, held: Range, ended: Sequence[Ended], rest_open: Sequence[int]
+) -> dict[str, Any]:
+    if not rest_open and all(each.status == ItemStatus.SUCCEEDED and each.attempt == 1 for each in ended):
+        return _first_successes(about, ended)
+    return _written(about, _lines(tx, about.hand, held, ended, rest_open))
 
 
 def _lines(tx: Tx, hand: Claim, held: Range, ended: Sequence[Ended], rest_open: Sequence[int]) -> list[_Line]:
@@ -297,10 +337,9 @@ def _line(ended: Ended, item: ItemClaim, *, held_back: bool) -> _Line:
     )
 
 
-def _write_first_successes(tx: Tx, about: _Settling, ended: Sequence[Ended]) -> Row | None:
+def _first_successes(about: _Settling, ended: Sequence[Ended]) -> dict[str, Any]:
     """The common part: nothing but first attempts that succeeded, so only indexes, seconds and results travel."""
-    return tx.row(
-        SQL["settle_part"],
+    return dict(
         **about.hand.held,
         barrier=about.barrier,
         round=about.round,
@@ -314,8 +353,11 @@ def _write_first_successes(tx: Tx, about: _Settling, ended: Sequence[Ended]) -> 
 
 
 def _write(tx: Tx, about: _Settling, lines: Sequence[_Line]) -> Row | None:
-    return tx.row(
-        SQL["settle_part"],
+    return tx.row(SQL["settle_part"], **_written(about, lines))
+
+
+def _written(about: _Settling, lines: Sequence[_Line]) -> dict[str, Any]:
+    return dict(
         **about.hand.held,
         barrier=about.barrier,
         round=about.round,

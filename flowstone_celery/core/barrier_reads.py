@@ -8,7 +8,7 @@ import orjson
 
 from flowstone_celery.core.barrier_close import policy_of
 from flowstone_celery.core.barrier_model import PAGE, Barrier, Item, Progress
-from flowstone_celery.core.barrier_pages import result_of, unpack
+from flowstone_celery.core.barrier_pages import PAGES, result_of, unpack
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.states import BarrierStatus, ItemStatus
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from flowstone_celery.core.barrier_model import Key
+    from flowstone_celery.core.model import Claim
     from flowstone_celery.db.database import Database, Row
 
 PENDING = "pending"
@@ -31,6 +32,21 @@ def barrier(database: Database, barrier_id: int) -> Barrier | None:
     """The barrier's row."""
     row = database.first(SQL["barrier"], barrier=barrier_id)
     return None if row is None else _barrier_of(row)
+
+
+def of_hand(database: Database, hand: Claim) -> Barrier | None:
+    """The open barrier whose items this hand does; None: it has closed.
+
+    Read once by each process for each round; whether it is open still is found out by who claims.
+    """
+    assert hand.barrier_id is not None, "a hand has a barrier"
+    known: Barrier | None = PAGES.known(hand.run_id, hand.barrier_id, -1 - hand.round)
+    if known is None:
+        known = barrier(database, hand.barrier_id)
+        if known is None or known.status != BarrierStatus.OPEN or known.round != hand.round:
+            return known if known and known.status == BarrierStatus.OPEN else None
+        PAGES.remember(hand.run_id, hand.barrier_id, -1 - hand.round, known)
+    return known
 
 
 def of_step(database: Database, step: int, step_round: int | None = None) -> Barrier | None:

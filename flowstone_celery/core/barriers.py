@@ -22,9 +22,24 @@ from flowstone_celery.core.barrier_close import (
     step_goes_on,
 )
 from flowstone_celery.core.barrier_growth import grow_range
-from flowstone_celery.core.barrier_pages import bytes_array, pack
-from flowstone_celery.core.barrier_parts import claim_range, settle_part
-from flowstone_celery.core.barrier_reads import barrier, items, of_run, of_step, page_of, progress, results
+from flowstone_celery.core.barrier_pages import bytes_array, pack, size_for
+from flowstone_celery.core.barrier_parts import (
+    Counted,
+    claim_at_once,
+    claim_range,
+    settle_part,
+    settle_part_later,
+)
+from flowstone_celery.core.barrier_reads import (
+    barrier,
+    items,
+    of_hand,
+    of_run,
+    of_step,
+    page_of,
+    progress,
+    results,
+)
 from flowstone_celery.core.model import json_text
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.steps import Moved
@@ -37,16 +52,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Added",
+    "Counted",
     "accept",
     "add_page",
     "barrier",
     "cancel",
+    "claim_at_once",
     "claim_range",
     "finish_hand",
     "go_back",
+    "go_back_later",
     "grow_range",
     "holds",
     "items",
+    "of_hand",
     "of_run",
     "of_step",
     "open_barrier",
@@ -56,6 +75,7 @@ __all__ = [
     "retry",
     "scatter_later",
     "settle_part",
+    "settle_part_later",
     "stand_aside",
 ]
 
@@ -91,7 +111,7 @@ def scatter_later(tx: Tx, claim: Claim, scattered: Scattered) -> Callable[[], Mo
 
 
 def _scatter_new(tx: Tx, claim: Claim, scattered: Scattered, new: NewBarrier) -> Callable[[], Moved | None]:
-    pages = pack(scattered.keys)
+    pages = pack(scattered.keys, _page_size(tx, new, len(scattered.keys)))
     asked = tx.later(
         SQL["scatter"],
         **claim.held,
@@ -113,6 +133,15 @@ def _scatter_new(tx: Tx, claim: Claim, scattered: Scattered, new: NewBarrier) ->
         return Moved("waiting", opened)
 
     return answer
+
+
+def _page_size(tx: Tx, new: NewBarrier, keys: int) -> int:
+    row = tx.row(SQL["most_hands"], queue=new.queue)
+    assert row is not None, "a count"
+    hands, width = int(row["hands"]), new.policy.width
+    if new.policy.max_concurrent is not None:
+        hands = max(1, min(hands, new.policy.max_concurrent // width))
+    return size_for(keys, hands, width)
 
 
 def _about(new: NewBarrier) -> dict[str, Any]:
@@ -276,10 +305,20 @@ def go_back(tx: Tx, hand: Claim) -> Moved | None:
     finished = finish_hand(tx, hand)
     if finished is not None:
         return finished
-    row = tx.row(SQL["go_back"], **hand.held)
-    if row is None:
-        return None
-    return Moved("released", (row["queue"],) if row["parked"] is None else ())
+    return go_back_later(tx, hand)()
+
+
+def go_back_later(tx: Tx, hand: Claim) -> Callable[[], Moved | None]:
+    """As `go_back` of a barrier that is open, asked for with what else is on its way; call the answer for what moved."""
+    asked = tx.later(SQL["go_back"], **hand.held)
+
+    def answer() -> Moved | None:
+        row = next(iter(asked()), None)
+        if row is None:
+            return None
+        return Moved("released", (row["queue"],) if row["parked"] is None else ())
+
+    return answer
 
 
 def finish_hand(tx: Tx, hand: Claim) -> Moved | None:

@@ -91,6 +91,17 @@ WITH grown AS (
 )
 SELECT id FROM grown;
 
+-- fragment: most_hands_of_b
+-- Twice the slots of its queue, and four at least.
+greatest(4, 2 * coalesce((SELECT sum(n.slots) FROM flowstone.nodes n
+                           WHERE n.status = 'live' AND n.alive_until > flowstone.now() AND b.queue = ANY (n.queues)), 0))
+
+-- name: most_hands
+-- As many hands a barrier on this queue may have.
+SELECT (
+       -- use: most_hands_of_b
+)::int AS hands FROM (SELECT %(queue)s::text AS queue) b;
+
 -- fragment: share_of_b
 -- How many items a hand of barrier b may have side by side: what may be at work at once is shared by the slots of the queue.
 ceil((b.policy ->> 'max_concurrent')::float8 / greatest(1, (
@@ -111,8 +122,8 @@ least(ceil((b.total - b.done - b.failed)::float8 /
       ), ceil((b.policy ->> 'max_concurrent')::float8 /
       -- use: width_of_b
       ),
-      greatest(4, 2 * coalesce((SELECT sum(n.slots) FROM flowstone.nodes n
-                                 WHERE n.status = 'live' AND n.alive_until > flowstone.now() AND b.queue = ANY (n.queues)), 0)))::int
+      -- use: most_hands_of_b
+)::int
 - (SELECT count(*) FROM flowstone.steps s WHERE s.barrier_id = b.id AND s.phase = 'item' AND s.status IN ('ready', 'running'))::int
 
 -- name: add_hands (step: -> ready)
@@ -171,7 +182,9 @@ SELECT t.id, t.round, c.status, c.fence, c.alone, c.width, c.lost_by
 
 -- name: claim_page (item_claim: -> held; item_claim: settled -> held)
 -- The next range of a page that nobody has locked, unless there is something that comes before it: a claim that is not settled, a
--- retry that is due. No row: the barrier has closed, or another claim holds the hand.
+-- retry that is due. Parts of two hands wait for each other where they count on one page: so a hand stays on its page, then begins one
+-- that nobody has begun, and shares one only at the end, that with most left. `whole`: a page of which an earlier round has done some
+-- is for who looks closer. No row: the barrier has closed, or another claim holds the hand.
 WITH
 -- use: hand_of_open
 , own AS (
@@ -179,11 +192,27 @@ WITH
 ), due AS (
     SELECT i.index FROM target t CROSS JOIN LATERAL (
         SELECT i.index FROM flowstone.items i WHERE i.barrier_id = t.id AND i.status = 'retry' AND i.due_at <= flowstone.now() LIMIT 1) i
-), page AS (
-    SELECT p.* FROM target t CROSS JOIN LATERAL (
-        SELECT p.barrier_id, p.number, p.next FROM flowstone.barrier_pages p WHERE p.barrier_id = t.id AND p.next < p.size
-         ORDER BY p.number LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) p
+), former AS (
+    SELECT p.* FROM target t JOIN flowstone.item_claims c ON c.hand_id = t.hand AND c.barrier_id = t.id AND c.round = t.round
+     CROSS JOIN LATERAL (
+        SELECT p.barrier_id, p.number, p.next FROM flowstone.barrier_pages p
+         WHERE p.barrier_id = t.id AND p.number = c.page AND p.next < p.size AND NOT (p.patchy AND %(whole)s) FOR NO KEY UPDATE SKIP LOCKED) p
      WHERE NOT EXISTS (SELECT 1 FROM own) AND NOT EXISTS (SELECT 1 FROM due)
+), fresh AS (
+    SELECT p.* FROM target t CROSS JOIN LATERAL (
+        SELECT p.barrier_id, p.number, p.next FROM flowstone.barrier_pages p
+         WHERE p.barrier_id = t.id AND p.next < p.size AND p.next = 0 AND NOT (p.patchy AND %(whole)s)
+         ORDER BY p.number LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) p
+     WHERE NOT EXISTS (SELECT 1 FROM own) AND NOT EXISTS (SELECT 1 FROM due) AND NOT EXISTS (SELECT 1 FROM former)
+), shared AS (
+    SELECT p.* FROM target t CROSS JOIN LATERAL (
+        SELECT p.barrier_id, p.number, p.next FROM flowstone.barrier_pages p
+         WHERE p.barrier_id = t.id AND p.next < p.size AND NOT (p.patchy AND %(whole)s)
+         ORDER BY p.next - p.size, p.number LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) p
+     WHERE NOT EXISTS (SELECT 1 FROM own) AND NOT EXISTS (SELECT 1 FROM due) AND NOT EXISTS (SELECT 1 FROM former)
+       AND NOT EXISTS (SELECT 1 FROM fresh)
+), page AS (
+    SELECT * FROM former UNION ALL SELECT * FROM fresh UNION ALL SELECT * FROM shared
 ), taken AS (
     UPDATE flowstone.barrier_pages p SET next = least(p.size, p.next + %(wanted)s)
       FROM page q WHERE p.barrier_id = q.barrier_id AND p.number = q.number
@@ -350,64 +379,111 @@ UPDATE flowstone.items i SET due_at = flowstone.now()
 
 -- --- parts ----------------------------------------------------------------------------------------------------------------------
 
--- name: settle_part (item: -> retry | succeeded | failed | cancelled; item: retry -> succeeded | failed | cancelled; item_claim: held -> settled)
--- What has ended of a claim: its items, if they have not ended before and the claim is theirs; what is counted on page and barrier; what
--- is left of the claim. No row: another claim holds the hand now.
-WITH claim AS (
-    SELECT c.* FROM flowstone.item_claims c
-     WHERE c.hand_id = %(step)s AND c.worker_id = %(worker)s AND c.fence = %(fence)s AND c.barrier_id = %(barrier)s AND c.round = %(round)s
-       AND c.status IN ('held', 'settled')
-       FOR NO KEY UPDATE
-), state AS (
-    SELECT b.status, b.round FROM flowstone.barriers b WHERE b.id = %(barrier)s
-), written AS (
-    INSERT INTO flowstone.items (barrier_id, index, status, attempt, failures, crashes, losses, alone, round, seconds, result, error, due_at,
-                                 ended_at)
-    SELECT %(barrier)s, g.index, coalesce(g.status, 'succeeded'), coalesce(g.attempt, 1), coalesce(g.failures, 0), coalesce(g.crashes, 0),
-           coalesce(g.losses, 0), coalesce(g.alone, false), %(round)s, coalesce(g.seconds, 0), g.result, g.error::jsonb,
-           CASE WHEN g.status = 'retry' THEN
-                CASE WHEN g.delay < 0 THEN 'infinity' ELSE flowstone.now() + make_interval(secs => coalesce(g.delay, 0)) END END,
-           CASE WHEN g.status = 'retry' THEN NULL ELSE flowstone.now() END
-      FROM claim c CROSS JOIN state b
-     CROSS JOIN unnest(%(indexes)s::int[], %(statuses)s::text[], %(attempts)s::int[], %(failures)s::int[], %(crashes)s::int[], %(losses)s::int[],
-                       %(alone)s::bool[], %(seconds)s::float8[], %(results)s::bytea[], %(errors)s::text[], %(delays)s::float8[])
-           AS g(index, status, attempt, failures, crashes, losses, alone, seconds, result, error, delay)
-     WHERE b.status = 'open' AND b.round = %(round)s
-       AND (g.index >= c.first AND g.index < c.first + c.size OR g.index = ANY (c.items))
-    ON CONFLICT (barrier_id, index) DO UPDATE
-       SET status = excluded.status, attempt = excluded.attempt, failures = excluded.failures, crashes = excluded.crashes,
-           losses = excluded.losses, alone = excluded.alone, round = excluded.round, seconds = excluded.seconds, result = excluded.result,
-           error = excluded.error, due_at = excluded.due_at, ended_at = excluded.ended_at, claim = NULL
-     WHERE items.status = 'retry' AND items.claim = %(step)s
-    RETURNING index, status
-), counts AS (
-    SELECT coalesce(CASE WHEN c.items IS NULL THEN c.page END, (SELECT p.number FROM flowstone.barrier_pages p WHERE p.barrier_id = %(barrier)s AND p.first <= w.index
-                              ORDER BY p.first DESC LIMIT 1)) AS number,
-           count(*) FILTER (WHERE w.status = 'succeeded')::int AS done, count(*) FILTER (WHERE w.status = 'failed')::int AS failed
-      FROM written w CROSS JOIN claim c WHERE w.status IN ('succeeded', 'failed') GROUP BY 1
-), locked AS (
-    SELECT p.number FROM flowstone.barrier_pages p
-     WHERE p.barrier_id = %(barrier)s AND p.number = ANY (ARRAY(SELECT number FROM counts)) ORDER BY p.number FOR NO KEY UPDATE
-), paged AS (
-    UPDATE flowstone.barrier_pages p SET done = p.done + k.done, failed = p.failed + k.failed
-      FROM locked l JOIN counts k USING (number) WHERE p.barrier_id = %(barrier)s AND p.number = l.number
-    RETURNING CASE WHEN p.done + p.failed = p.size THEN p.done ELSE 0 END AS done, k.failed
-), news AS (
-    SELECT coalesce(sum(p.done), 0) AS done, coalesce(sum(p.failed), 0) AS failed FROM paged p
-), tallied AS (
-    UPDATE flowstone.barriers b SET done = b.done + n.done, failed = b.failed + n.failed
-      FROM news n WHERE b.id = %(barrier)s AND n.done + n.failed > 0
-    RETURNING b.done, b.failed, b.total, b.sealed, b.status
-), kept AS (
-    UPDATE flowstone.item_claims c
-       SET left_open = greatest(0, c.left_open - w.settled), status = CASE WHEN c.left_open <= w.settled THEN 'settled' ELSE 'held' END
-      FROM (SELECT count(*)::int AS settled FROM written) w WHERE c.hand_id = (SELECT k.hand_id FROM claim k) AND w.settled > 0
-    RETURNING c.left_open
-)
-SELECT b.status, (SELECT count(*) FROM written)::int AS written, (SELECT count(*) FROM written WHERE status = 'cancelled')::int AS cancelled,
-       t.done, t.failed, t.total, t.sealed, (SELECT count(*) FROM kept) AS kept
-  FROM claim c CROSS JOIN state b LEFT JOIN tallied t ON true
- WHERE b.round = %(round)s;
+-- fragment: unless_ended
+-- An item of which there was news is written only if it waits for this hand to try it again.
+ON CONFLICT (barrier_id, index) DO UPDATE
+   SET status = excluded.status, attempt = excluded.attempt, failures = excluded.failures, crashes = excluded.crashes,
+       losses = excluded.losses, alone = excluded.alone, round = excluded.round, seconds = excluded.seconds, result = excluded.result,
+       error = excluded.error, due_at = excluded.due_at, ended_at = excluded.ended_at, claim = NULL
+ WHERE items.status = 'retry' AND items.claim = %(step)s
+
+-- function: settle_part (item: -> retry | succeeded | failed | cancelled; item: retry -> succeeded | failed | cancelled; item_claim: held -> settled)
+-- takes: step bigint, worker bigint, fence bigint, barrier bigint, round int, indexes int[], statuses text[], attempts int[], failures int[]
+-- takes: crashes int[], losses int[], alone boolean[], seconds float8[], results bytea[], errors text[], delays float8[]
+-- answers: status text, written int, cancelled int, done int, failed int, total int, sealed boolean
+-- What has ended of a claim: its items, if they have not ended before and the claim is theirs; what is left of the claim; what is counted on
+-- page and barrier, which others may wait for, at the very last. No row: another claim holds the hand now.
+DECLARE
+    c flowstone.item_claims;
+    b flowstone.barriers;
+    news int;
+    good int;
+    bad int := 0;
+    stopped int := 0;
+    good_ones int[];
+    bad_ones int[];
+    complete int := 0;
+BEGIN
+    SELECT o.* INTO c FROM flowstone.item_claims o
+     WHERE o.hand_id = %(step)s AND o.worker_id = %(worker)s AND o.fence = %(fence)s AND o.barrier_id = %(barrier)s AND o.round = %(round)s
+       AND o.status IN ('held', 'settled')
+       FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    SELECT o.status, o.round INTO b.status, b.round FROM flowstone.barriers o WHERE o.id = %(barrier)s;
+    IF b.round IS DISTINCT FROM %(round)s THEN
+        RETURN;
+    END IF;
+    IF b.status <> 'open' THEN
+        RETURN QUERY SELECT b.status, 0, 0, b.done, b.failed, b.total, b.sealed;
+        RETURN;
+    END IF;
+    IF %(statuses)s IS NULL AND cardinality(%(indexes)s) = 1 THEN
+        -- A single arrival, as many come: nothing is unrolled, nothing summed up.
+        INSERT INTO flowstone.items (barrier_id, index, status, attempt, failures, crashes, losses, alone, round, seconds, result, ended_at)
+        SELECT %(barrier)s, g.index, 'succeeded', 1, 0, 0, 0, false, %(round)s, coalesce((%(seconds)s)[1], 0), (%(results)s)[1], flowstone.now()
+          FROM (SELECT (%(indexes)s)[1] AS index) g
+         WHERE g.index >= c.first AND g.index < c.first + c.size OR g.index = ANY (c.items)
+        -- use: unless_ended
+        ;
+        GET DIAGNOSTICS news = ROW_COUNT;
+        good := news;
+        good_ones := CASE WHEN news > 0 THEN %(indexes)s END;
+    ELSE
+        WITH written AS (
+            INSERT INTO flowstone.items (barrier_id, index, status, attempt, failures, crashes, losses, alone, round, seconds, result, error, due_at,
+                                         ended_at)
+            SELECT %(barrier)s, g.index, coalesce(g.status, 'succeeded'), coalesce(g.attempt, 1), coalesce(g.failures, 0), coalesce(g.crashes, 0),
+                   coalesce(g.losses, 0), coalesce(g.alone, false), %(round)s, coalesce(g.seconds, 0), g.result, g.error::jsonb,
+                   CASE WHEN g.status = 'retry' THEN
+                        CASE WHEN g.delay < 0 THEN 'infinity' ELSE flowstone.now() + make_interval(secs => coalesce(g.delay, 0)) END END,
+                   CASE WHEN g.status = 'retry' THEN NULL ELSE flowstone.now() END
+              FROM unnest(%(indexes)s, %(statuses)s, %(attempts)s, %(failures)s, %(crashes)s, %(losses)s, %(alone)s, %(seconds)s, %(results)s,
+                          %(errors)s, %(delays)s)
+                   AS g(index, status, attempt, failures, crashes, losses, alone, seconds, result, error, delay)
+             WHERE g.index >= c.first AND g.index < c.first + c.size OR g.index = ANY (c.items)
+            -- use: unless_ended
+            RETURNING index, status
+        )
+        SELECT count(*)::int, count(*) FILTER (WHERE w.status = 'succeeded')::int, count(*) FILTER (WHERE w.status = 'failed')::int,
+               count(*) FILTER (WHERE w.status = 'cancelled')::int,
+               CASE WHEN c.page IS NULL OR c.items IS NOT NULL THEN array_agg(w.index) FILTER (WHERE w.status = 'succeeded') END,
+               CASE WHEN c.page IS NULL OR c.items IS NOT NULL THEN array_agg(w.index) FILTER (WHERE w.status = 'failed') END
+          INTO news, good, bad, stopped, good_ones, bad_ones FROM written w;
+    END IF;
+    IF news > 0 THEN
+        UPDATE flowstone.item_claims o
+           SET left_open = greatest(0, c.left_open - news), status = CASE WHEN c.left_open <= news THEN 'settled' ELSE 'held' END
+         WHERE o.hand_id = %(step)s AND o.status IN ('held', 'settled');
+    END IF;
+    IF good + bad = 0 THEN
+        complete := 0;
+    ELSIF c.page IS NOT NULL AND c.items IS NULL THEN
+        UPDATE flowstone.barrier_pages p SET done = p.done + good, failed = p.failed + bad
+         WHERE p.barrier_id = %(barrier)s AND p.number = c.page
+        RETURNING CASE WHEN p.done + p.failed = p.size THEN p.done ELSE 0 END INTO complete;
+    ELSE
+        WITH counts AS (
+            SELECT (SELECT p.number FROM flowstone.barrier_pages p WHERE p.barrier_id = %(barrier)s AND p.first <= w.index
+                     ORDER BY p.first DESC LIMIT 1) AS number, sum(w.done)::int AS done, sum(w.failed)::int AS failed
+              FROM (SELECT unnest(good_ones) AS index, 1 AS done, 0 AS failed UNION ALL SELECT unnest(bad_ones), 0, 1) w GROUP BY 1
+        ), locked AS (
+            SELECT p.number FROM flowstone.barrier_pages p
+             WHERE p.barrier_id = %(barrier)s AND p.number = ANY (ARRAY(SELECT number FROM counts)) ORDER BY p.number FOR NO KEY UPDATE
+        ), paged AS (
+            UPDATE flowstone.barrier_pages p SET done = p.done + k.done, failed = p.failed + k.failed
+              FROM locked l JOIN counts k USING (number) WHERE p.barrier_id = %(barrier)s AND p.number = l.number
+            RETURNING CASE WHEN p.done + p.failed = p.size THEN p.done ELSE 0 END AS done
+        )
+        SELECT coalesce(sum(p.done), 0)::int INTO complete FROM paged p;
+    END IF;
+    IF complete + bad > 0 THEN
+        UPDATE flowstone.barriers o SET done = o.done + complete, failed = o.failed + bad WHERE o.id = %(barrier)s
+        RETURNING o.status, o.done, o.failed, o.total, o.sealed INTO b.status, b.done, b.failed, b.total, b.sealed;
+    END IF;
+    RETURN QUERY SELECT b.status, news, stopped, b.done, b.failed, b.total, b.sealed;
+END
 
 -- name: close_barrier (barrier: open -> completed | partial_failure | failed | cancelled)
 UPDATE flowstone.barriers b SET status = %(status)s, error = %(error)s::jsonb, closed_at = flowstone.now()
@@ -581,10 +657,6 @@ UPDATE flowstone.barriers b
        closed_at = NULL
  WHERE b.id = %(barrier)s AND b.status <> 'open' AND b.round < %(round)s
 RETURNING b.*;
-
--- name: gather_instead
--- The step of the next round gathers what there is: nothing is scattered again.
-UPDATE flowstone.steps SET phase = 'gather' WHERE id = %(step)s AND status IN ('ready', 'blocked') AND phase = 'call' RETURNING id;
 
 -- --- sweeps and retention -------------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from flowstone_celery.core import lanes, runs, settle, steps
 from flowstone_celery.core.barrier_model import Scattered
 from flowstone_celery.core.hands import Hands
 from flowstone_celery.core.model import AsyncHandler, Claim, WakeUp
-from flowstone_celery.core.settle import Failed, GiveBack, Rests, Verdict, error_of, verdict_of
+from flowstone_celery.core.settle import Failed, GiveBack, InLineWith, Rests, Verdict, error_of, verdict_of
 from flowstone_celery.core.side_by_side import SideBySide
 from flowstone_celery.core.statements import SQL
 from flowstone_celery.core.steps import Moved
@@ -279,6 +279,9 @@ class Executor:
         except (DatabaseUnavailable, faults.FaultInjectedError):
             raise
         except Exception as error:
+            if isinstance(answer, InLineWith):  # one that closes its barrier, or that the rows refuse
+                answer.part.settle_all()
+                return self._settle(claim, Rests.IN_LINE, turn, only_run)
             if isinstance(answer, Failed | Rests):
                 raise
             failed = Failed(ExecutionError.of(error, claim.name, claim.partition), retryable=True)

@@ -71,6 +71,8 @@ class Desk:
         """Whether another holds the hand by now: nothing of it can be settled here."""
         self.last = 0
         """Items of the newest range that were begun."""
+        self.keeps_last = False
+        """Whether what has ended is settled with the hand itself, as `LastPart` says: its range is its last."""
         self.settled = 0
         self.failed = 0
         self._place = place
@@ -109,6 +111,12 @@ class Desk:
             self._promise_news(tx)
             return found
 
+        if self._barrier.policy.timeout is None:
+            found = self._place.database.by_statement(
+                lambda tx: barriers.claim_at_once(tx, self._hand, wanted=wanted, width=width)
+            )
+            if found is not None:
+                return found
         while True:
             try:
                 return self._place.database.attempt(work)
@@ -166,9 +174,44 @@ class Desk:
         """
         with self._lock:
             self._gather(rest=rest)
-            if self._ended or self._rest:
+            if (self._ended and not self.keeps_last) or self._rest:
                 self._place.patiently(self._settle)
         return self.is_of_use
+
+    def later(self, tx: Tx) -> Callable[[], Part | None]:
+        """What has ended and is kept is settled with what else is on its way, and told after the commit."""
+        ended, began = tuple(self._ended), time.monotonic()
+        assert self._range is not None, "nothing ends that was not claimed"
+        asked = barriers.settle_part_later(tx, self._hand, self._range, ended)
+
+        def answer() -> Part | None:
+            part = asked()
+            tx.after_commit(lambda: self._kept_no_more(ended, part, began))
+            faults.point("part.before_commit")
+            return part
+
+        return answer
+
+    def _kept_no_more(self, ended: Sequence[Ended], part: Part | None, began: float) -> None:
+        faults.point("part.after_commit")
+        self._ended.clear()
+        self._tell(ended, part, time.monotonic() - began)
+
+    @property
+    def told(self) -> str:
+        """What was done, for people."""
+        failed = self.failed + sum(each.error is not None for each in self._ended)
+        return f"{self.settled + len(self._ended)} items, {failed} failed"
+
+    @property
+    def keeps(self) -> int:
+        """Items that have ended and are not settled."""
+        return len(self._ended)
+
+    def settle_all(self, *, rest: bool = False) -> bool:
+        """As `settle`, of what was kept too."""
+        self.keeps_last = False
+        return self.settle(rest=rest)
 
     def settle_beside(self, *, rest: bool) -> bool:
         """The same from the watching thread, which waits for nobody: later if the hand settles just now, or the database is away."""

@@ -20,10 +20,9 @@ from flowstone_celery.core.hand_desk import Desk, Workplace
 from flowstone_celery.core.hand_pace import SLOW_SECONDS, Paces
 from flowstone_celery.core.interrupts import CANCELLED, Interrupted
 from flowstone_celery.core.items import SPECIAL, Judge, Untouched, shown
-from flowstone_celery.core.settle import GiveBack, Rests
+from flowstone_celery.core.settle import GiveBack, InLineWith, Rests
 from flowstone_celery.errors import DatabaseUnavailable, ExecutionError
 from flowstone_celery.outcomes import Cancel
-from flowstone_celery.states import BarrierStatus
 from flowstone_celery.telemetry import emit
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ class Hand:
     def work(self) -> Verdict:
         """Ranges one after the other until the slice ends, nothing is left, or something asks the hand to go."""
         barrier = self.place.patiently(self._read)
-        if barrier is None or barrier.status != BarrierStatus.OPEN:
+        if barrier is None:
             return Rests.AT_END
         self.barrier, self.policy = barrier, barrier.policy
         self.desk = Desk(self.place, self.claim, barrier)
@@ -158,12 +157,12 @@ class Hand:
         finally:
             self._end()
         if self._observer:
-            self._observer.did(self.claim, f"{self.desk.settled} items, {self.desk.failed} failed")
+            self._observer.did(self.claim, self.desk.told)
         return verdict
 
     def _read(self) -> Barrier | None:
         assert self.claim.barrier_id is not None, "what is claimed in the phase item is a hand"
-        return barriers.barrier(self.place.database, self.claim.barrier_id)
+        return barriers.of_hand(self.place.database, self.claim)
 
     def _end(self) -> None:
         if self._eye is not None:
@@ -184,13 +183,18 @@ class Hand:
             if self._observer:
                 self._observer.does(self.claim, _about(held))
             begun = time.monotonic()
+            self.desk.keeps_last = single
             self._do(held, pace)
+            if self.judge.cancel is not None or not self.desk.is_of_use:
+                self.desk.settle_all()
             if self.judge.cancel is not None:
                 return Cancel(self.judge.cancel.reason or "cancelled")
             if not self.desk.is_of_use:
                 return Rests.AT_END
             if self._calls is None or not self._calls.awaiting:
                 pace.measured(self.desk.last, time.monotonic() - begun)
+            if self.desk.keeps:
+                return InLineWith(self.desk)
             if single or not self.turn.may_go_on():
                 return Rests.IN_LINE
         return GiveBack("the worker stops")
@@ -303,7 +307,7 @@ class Hand:
 
     def _left(self, asked: Untouched) -> Verdict:
         """Something asks the hand to go: what has ended is settled, the rest goes back."""
-        self.desk.settle(rest=True)
+        self.desk.settle_all(rest=True)
         if asked.reason == CANCELLED:
             return Cancel("the run was cancelled") if self.desk.is_open_still() else Rests.AT_END
         cause = asked.__cause__

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from flowstone_celery import faults
 from flowstone_celery.core import barriers, steps
@@ -20,6 +20,7 @@ from flowstone_celery.outcomes import Cancel, Fail, Retry, Skip
 from flowstone_celery.states import StepStatus
 
 if TYPE_CHECKING:
+    from flowstone_celery.core.barrier_model import Part
     from flowstone_celery.core.steps import Moved
     from flowstone_celery.db.database import Tx
 
@@ -51,7 +52,28 @@ class Rests(Enum):
     """Its barrier has closed."""
 
 
-Verdict = Answer | Failed | GiveBack | Rests
+class LastPart(Protocol):
+    """A hand's slice is over, with items that are not settled yet: they are settled with it, in one transaction and one flight."""
+
+    def later(self, tx: Tx) -> Callable[[], Part | None]:
+        """The items are settled, asked for with what else is on its way; what was done is told after the commit.
+
+        Raises:
+            Counted: by the answer, where they are to be settled by themselves.
+        """
+
+    def settle_all(self) -> bool:
+        """The items are settled by themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class InLineWith:
+    """The hand's time is over, with this last part."""
+
+    part: LastPart
+
+
+Verdict = Answer | Failed | GiveBack | Rests | InLineWith
 """How a call came out: what the handler answered, or what became of it."""
 
 
@@ -64,8 +86,21 @@ def move_later(tx: Tx, claim: Claim, verdict: Verdict) -> Callable[[], Moved | N
         return _succeed_later(tx, claim, verdict)
     if isinstance(verdict, Scattered):
         return barriers.scatter_later(tx, claim, verdict)
+    if isinstance(verdict, InLineWith):
+        return _in_line_later(tx, claim, verdict.part)
     moved = _rest(tx, claim, verdict) if isinstance(verdict, Rests) else _move(tx, claim, verdict)
     return lambda: moved
+
+
+def _in_line_later(tx: Tx, hand: Claim, last: LastPart) -> Callable[[], Moved | None]:
+    part, moved = last.later(tx), barriers.go_back_later(tx, hand)
+
+    def answer() -> Moved | None:
+        part()
+        found = moved()
+        return None if found is None else replace(found, event="in_line")
+
+    return answer
 
 
 def _succeed_later(tx: Tx, claim: Claim, done: Done) -> Callable[[], Moved | None]:

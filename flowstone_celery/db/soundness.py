@@ -115,3 +115,34 @@ STEPS = Soundness(
         "steps_counters": "attempt >= 0 AND failures >= 0 AND crashes >= 0 AND losses >= 0",
     },
 )
+
+BARRIER_PAGES = Soundness(
+    "barrier_pages",
+    {"size": "integer", "next": "integer", "done": "integer", "failed": "integer"},
+    {
+        "barrier_pages_size": "size BETWEEN 1 AND 500 AND next BETWEEN 0 AND size",
+        "barrier_pages_counters": "done >= 0 AND failed >= 0 AND done + failed <= size",
+    },
+)
+
+ITEM_CLAIMS = Soundness(
+    "item_claims",
+    {"status": "text", "lost_by": "text", "left_open": "integer", "width": "integer"},
+    {
+        "item_claims_status": one_of("status", states.ItemClaimStatus),
+        "item_claims_counters": "left_open >= 0 AND width > 0",
+        "item_claims_lost": "(status = 'lost') = (lost_by IS NOT NULL)",
+    },
+)
+
+ITEMS = Soundness(
+    "items",
+    {"status": "text", "claim": "bigint", "due_at": _MOMENT, "ended_at": _MOMENT},
+    {
+        "items_status": one_of("status", states.ItemStatus),
+        "items_ended": "(ended_at IS NULL) = (status IN ('retry', 'promoted'))",
+        "items_claimed": "num_nonnulls(due_at, claim) = (status = 'retry')::int",
+    },
+)
+
+ALL = (RUNS, STEPS, BARRIER_PAGES, ITEM_CLAIMS, ITEMS)

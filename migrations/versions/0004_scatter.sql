@@ -54,6 +54,45 @@ CREATE UNIQUE INDEX steps_makers ON flowstone.steps (name, partition) WHERE sole
 
 CREATE INDEX steps_of_barrier ON flowstone.steps (barrier_id, id) WHERE barrier_id IS NOT NULL;
 
+CREATE OR REPLACE FUNCTION flowstone.barrier_pages_are_sound(size integer, next integer, done integer, failed integer) RETURNS boolean LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+  IF NOT (size BETWEEN 1 AND 500 AND next BETWEEN 0 AND size) THEN
+    RAISE check_violation USING CONSTRAINT = 'barrier_pages_size', TABLE = 'barrier_pages', MESSAGE = 'a row of barrier_pages breaks barrier_pages_size';
+  END IF;
+  IF NOT (done >= 0 AND failed >= 0 AND done + failed <= size) THEN
+    RAISE check_violation USING CONSTRAINT = 'barrier_pages_counters', TABLE = 'barrier_pages', MESSAGE = 'a row of barrier_pages breaks barrier_pages_counters';
+  END IF;
+  RETURN true;
+END $$;
+
+CREATE OR REPLACE FUNCTION flowstone.item_claims_are_sound(status text, lost_by text, left_open integer, width integer) RETURNS boolean LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+  IF NOT (status IN ('held', 'settled', 'lost')) THEN
+    RAISE check_violation USING CONSTRAINT = 'item_claims_status', TABLE = 'item_claims', MESSAGE = 'a row of item_claims breaks item_claims_status';
+  END IF;
+  IF NOT (left_open >= 0 AND width > 0) THEN
+    RAISE check_violation USING CONSTRAINT = 'item_claims_counters', TABLE = 'item_claims', MESSAGE = 'a row of item_claims breaks item_claims_counters';
+  END IF;
+  IF NOT ((status = 'lost') = (lost_by IS NOT NULL)) THEN
+    RAISE check_violation USING CONSTRAINT = 'item_claims_lost', TABLE = 'item_claims', MESSAGE = 'a row of item_claims breaks item_claims_lost';
+  END IF;
+  RETURN true;
+END $$;
+
+CREATE OR REPLACE FUNCTION flowstone.items_are_sound(status text, claim bigint, due_at timestamptz, ended_at timestamptz) RETURNS boolean LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+  IF NOT (status IN ('retry', 'promoted', 'succeeded', 'failed', 'cancelled')) THEN
+    RAISE check_violation USING CONSTRAINT = 'items_status', TABLE = 'items', MESSAGE = 'a row of items breaks items_status';
+  END IF;
+  IF NOT ((ended_at IS NULL) = (status IN ('retry', 'promoted'))) THEN
+    RAISE check_violation USING CONSTRAINT = 'items_ended', TABLE = 'items', MESSAGE = 'a row of items breaks items_ended';
+  END IF;
+  IF NOT (num_nonnulls(due_at, claim) = (status = 'retry')::int) THEN
+    RAISE check_violation USING CONSTRAINT = 'items_claimed', TABLE = 'items', MESSAGE = 'a row of items breaks items_claimed';
+  END IF;
+  RETURN true;
+END $$;
+
 CREATE TABLE flowstone.barriers (
 	id BIGINT GENERATED ALWAYS AS IDENTITY,
 	step_id BIGINT NOT NULL,
@@ -109,10 +148,9 @@ CREATE TABLE flowstone.barrier_pages (
 	patchy BOOLEAN DEFAULT false NOT NULL,
 	keys BYTEA NOT NULL,
 	PRIMARY KEY (barrier_id, number),
-	CONSTRAINT barrier_pages_size CHECK (size BETWEEN 1 AND 500 AND next BETWEEN 0 AND size),
-	CONSTRAINT barrier_pages_counters CHECK (done >= 0 AND failed >= 0 AND done + failed <= size)
+	CONSTRAINT barrier_pages_are_sound CHECK (flowstone.barrier_pages_are_sound(size, next, done, failed))
 )
- WITH (fillfactor = 70);
+ WITH (fillfactor = 40);
 
 CREATE UNIQUE INDEX barrier_pages_first ON flowstone.barrier_pages (barrier_id, first);
 
@@ -141,11 +179,9 @@ CREATE TABLE flowstone.item_claims (
 	status TEXT NOT NULL,
 	lost_by TEXT,
 	PRIMARY KEY (hand_id),
-	CONSTRAINT item_claims_status CHECK (status IN ('held', 'settled', 'lost')),
-	CONSTRAINT item_claims_counters CHECK (left_open >= 0 AND width > 0),
-	CONSTRAINT item_claims_lost CHECK ((status = 'lost') = (lost_by IS NOT NULL))
+	CONSTRAINT item_claims_are_sound CHECK (flowstone.item_claims_are_sound(status, lost_by, left_open, width))
 )
- WITH (fillfactor = 70);
+ WITH (fillfactor = 20);
 
 CREATE INDEX item_claims_live ON flowstone.item_claims (barrier_id) WHERE status <> 'settled';
 
@@ -169,13 +205,113 @@ CREATE TABLE flowstone.items (
 	ended_at TIMESTAMP WITH TIME ZONE,
 	step_id BIGINT,
 	PRIMARY KEY (barrier_id, index),
-	CONSTRAINT items_status CHECK (status IN ('retry', 'promoted', 'succeeded', 'failed', 'cancelled')),
-	CONSTRAINT items_ended CHECK ((ended_at IS NULL) = (status IN ('retry', 'promoted'))),
-	CONSTRAINT items_claimed CHECK (num_nonnulls(due_at, claim) = (status = 'retry')::int)
+	CONSTRAINT items_are_sound CHECK (flowstone.items_are_sound(status, claim, due_at, ended_at))
 );
 
 CREATE INDEX items_failed ON flowstone.items (barrier_id, index) WHERE status IN ('failed', 'cancelled');
 
 CREATE INDEX items_retry ON flowstone.items (barrier_id, due_at) WHERE status = 'retry';
+
+CREATE OR REPLACE FUNCTION flowstone.settle_part(_step bigint, _worker bigint, _fence bigint, _barrier bigint, _round int, _indexes int[], _statuses text[], _attempts int[], _failures int[], _crashes int[], _losses int[], _alone boolean[], _seconds float8[], _results bytea[], _errors text[], _delays float8[]) RETURNS TABLE (status text, written int, cancelled int, done int, failed int, total int, sealed boolean) LANGUAGE plpgsql ROWS 1 AS $$
+#variable_conflict use_column
+DECLARE
+    c flowstone.item_claims;
+    b flowstone.barriers;
+    news int;
+    good int;
+    bad int := 0;
+    stopped int := 0;
+    good_ones int[];
+    bad_ones int[];
+    complete int := 0;
+BEGIN
+    SELECT o.* INTO c FROM flowstone.item_claims o
+     WHERE o.hand_id = _step AND o.worker_id = _worker AND o.fence = _fence AND o.barrier_id = _barrier AND o.round = _round
+       AND o.status IN ('held', 'settled')
+       FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    SELECT o.status, o.round INTO b.status, b.round FROM flowstone.barriers o WHERE o.id = _barrier;
+    IF b.round IS DISTINCT FROM _round THEN
+        RETURN;
+    END IF;
+    IF b.status <> 'open' THEN
+        RETURN QUERY SELECT b.status, 0, 0, b.done, b.failed, b.total, b.sealed;
+        RETURN;
+    END IF;
+    IF _statuses IS NULL AND cardinality(_indexes) = 1 THEN
+        INSERT INTO flowstone.items (barrier_id, index, status, attempt, failures, crashes, losses, alone, round, seconds, result, ended_at)
+        SELECT _barrier, g.index, 'succeeded', 1, 0, 0, 0, false, _round, coalesce((_seconds)[1], 0), (_results)[1], flowstone.now()
+          FROM (SELECT (_indexes)[1] AS index) g
+         WHERE g.index >= c.first AND g.index < c.first + c.size OR g.index = ANY (c.items)
+ON CONFLICT (barrier_id, index) DO UPDATE
+   SET status = excluded.status, attempt = excluded.attempt, failures = excluded.failures, crashes = excluded.crashes,
+       losses = excluded.losses, alone = excluded.alone, round = excluded.round, seconds = excluded.seconds, result = excluded.result,
+       error = excluded.error, due_at = excluded.due_at, ended_at = excluded.ended_at, claim = NULL
+ WHERE items.status = 'retry' AND items.claim = _step
+        ;
+        GET DIAGNOSTICS news = ROW_COUNT;
+        good := news;
+        good_ones := CASE WHEN news > 0 THEN _indexes END;
+    ELSE
+        WITH written AS (
+            INSERT INTO flowstone.items (barrier_id, index, status, attempt, failures, crashes, losses, alone, round, seconds, result, error, due_at,
+                                         ended_at)
+            SELECT _barrier, g.index, coalesce(g.status, 'succeeded'), coalesce(g.attempt, 1), coalesce(g.failures, 0), coalesce(g.crashes, 0),
+                   coalesce(g.losses, 0), coalesce(g.alone, false), _round, coalesce(g.seconds, 0), g.result, g.error::jsonb,
+                   CASE WHEN g.status = 'retry' THEN
+                        CASE WHEN g.delay < 0 THEN 'infinity' ELSE flowstone.now() + make_interval(secs => coalesce(g.delay, 0)) END END,
+                   CASE WHEN g.status = 'retry' THEN NULL ELSE flowstone.now() END
+              FROM unnest(_indexes, _statuses, _attempts, _failures, _crashes, _losses, _alone, _seconds, _results,
+                          _errors, _delays)
+                   AS g(index, status, attempt, failures, crashes, losses, alone, seconds, result, error, delay)
+             WHERE g.index >= c.first AND g.index < c.first + c.size OR g.index = ANY (c.items)
+ON CONFLICT (barrier_id, index) DO UPDATE
+   SET status = excluded.status, attempt = excluded.attempt, failures = excluded.failures, crashes = excluded.crashes,
+       losses = excluded.losses, alone = excluded.alone, round = excluded.round, seconds = excluded.seconds, result = excluded.result,
+       error = excluded.error, due_at = excluded.due_at, ended_at = excluded.ended_at, claim = NULL
+ WHERE items.status = 'retry' AND items.claim = _step
+            RETURNING index, status
+        )
+        SELECT count(*)::int, count(*) FILTER (WHERE w.status = 'succeeded')::int, count(*) FILTER (WHERE w.status = 'failed')::int,
+               count(*) FILTER (WHERE w.status = 'cancelled')::int,
+               CASE WHEN c.page IS NULL OR c.items IS NOT NULL THEN array_agg(w.index) FILTER (WHERE w.status = 'succeeded') END,
+               CASE WHEN c.page IS NULL OR c.items IS NOT NULL THEN array_agg(w.index) FILTER (WHERE w.status = 'failed') END
+          INTO news, good, bad, stopped, good_ones, bad_ones FROM written w;
+    END IF;
+    IF news > 0 THEN
+        UPDATE flowstone.item_claims o
+           SET left_open = greatest(0, c.left_open - news), status = CASE WHEN c.left_open <= news THEN 'settled' ELSE 'held' END
+         WHERE o.hand_id = _step AND o.status IN ('held', 'settled');
+    END IF;
+    IF good + bad = 0 THEN
+        complete := 0;
+    ELSIF c.page IS NOT NULL AND c.items IS NULL THEN
+        UPDATE flowstone.barrier_pages p SET done = p.done + good, failed = p.failed + bad
+         WHERE p.barrier_id = _barrier AND p.number = c.page
+        RETURNING CASE WHEN p.done + p.failed = p.size THEN p.done ELSE 0 END INTO complete;
+    ELSE
+        WITH counts AS (
+            SELECT (SELECT p.number FROM flowstone.barrier_pages p WHERE p.barrier_id = _barrier AND p.first <= w.index
+                     ORDER BY p.first DESC LIMIT 1) AS number, sum(w.done)::int AS done, sum(w.failed)::int AS failed
+              FROM (SELECT unnest(good_ones) AS index, 1 AS done, 0 AS failed UNION ALL SELECT unnest(bad_ones), 0, 1) w GROUP BY 1
+        ), locked AS (
+            SELECT p.number FROM flowstone.barrier_pages p
+             WHERE p.barrier_id = _barrier AND p.number = ANY (ARRAY(SELECT number FROM counts)) ORDER BY p.number FOR NO KEY UPDATE
+        ), paged AS (
+            UPDATE flowstone.barrier_pages p SET done = p.done + k.done, failed = p.failed + k.failed
+              FROM locked l JOIN counts k USING (number) WHERE p.barrier_id = _barrier AND p.number = l.number
+            RETURNING CASE WHEN p.done + p.failed = p.size THEN p.done ELSE 0 END AS done
+        )
+        SELECT coalesce(sum(p.done), 0)::int INTO complete FROM paged p;
+    END IF;
+    IF complete + bad > 0 THEN
+        UPDATE flowstone.barriers o SET done = o.done + complete, failed = o.failed + bad WHERE o.id = _barrier
+        RETURNING o.status, o.done, o.failed, o.total, o.sealed INTO b.status, b.done, b.failed, b.total, b.sealed;
+    END IF;
+    RETURN QUERY SELECT b.status, news, stopped, b.done, b.failed, b.total, b.sealed;
+END
+$$;
 
 UPDATE flowstone.schema_version SET version = 4 WHERE id = 1;

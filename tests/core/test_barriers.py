@@ -16,13 +16,16 @@ from flowstone_celery.core.barrier_model import Ended, ItemClaim, Range, Scatter
 
 def test_a_step_that_scatters_waits_for_its_items_and_hands_are_in_line(lab: Lab) -> None:
     begun = begin(lab)
-    moved = begun.scatter(Scattered(new(), keys(1_200), collapsed=3))
+    moved = begun.scatter(Scattered(new(), keys(8_200), collapsed=3))
     assert moved is not None
     assert (moved.event, moved.opened) == ("waiting", (QUEUE,) * 4)
     assert begun.step == ("waiting", "gather")
-    assert (begun.progress.total, begun.progress.collapsed, begun.progress.pending) == (1_200, 3, 1_200)
+    assert (begun.progress.total, begun.progress.collapsed, begun.progress.pending) == (8_200, 3, 8_200)
     pages = lab.sql("SELECT number, first, size FROM flowstone.barrier_pages ORDER BY number")
-    assert [tuple(page.values()) for page in pages] == [(1, 0, 500), (2, 500, 500), (3, 1_000, 200)]
+    firsts = range(0, 8_200, 500)
+    assert [tuple(page.values()) for page in pages] == [
+        (number, first, min(500, 8_200 - first)) for number, first in enumerate(firsts, 1)
+    ]
     assert [hand["status"] for hand in begun.hands()] == ["ready"] * 4
     assert lab.run(begun.run)["remaining_steps"] == 2, "hands count in their run, and are not shown"
     assert lab.scalar("SELECT remaining_steps FROM flowstone.runs") == 6
@@ -63,20 +66,59 @@ def test_there_are_as_many_hands_as_can_be_of_use(
     assert len(scattered(lab, count, **policy).hands()) == hands
 
 
+@pytest.mark.parametrize(
+    ("count", "policy", "slots", "size"),
+    [
+        (90, {}, 1, 90),
+        (1_000, {}, 1, 100),
+        (3_200, {}, 1, 200),
+        (3_200, {}, 8, 100),
+        (3_200, {"max_concurrent": 2}, 8, 400),
+        (3_200, {"max_concurrent": 1}, 8, 500),
+        (3_200, {"width": 50}, 8, 200),
+        (3_200, {"width": 500}, 8, 500),
+        (100_000, {}, 8, 500),
+    ],
+)
+def test_each_hand_finds_several_pages_to_begin_where_there_are_keys_for_them(
+    lab: Lab, count: int, policy: dict[str, int], slots: int, size: int
+) -> None:
+    lab.node(slots=slots)
+    scattered(lab, count, **policy)
+    assert lab.scalar("SELECT max(size) FROM flowstone.barrier_pages") == size
+
+
 # --- ranges and parts -----------------------------------------------------------------------------------------------------------
 
 
-def test_hands_claim_one_range_after_the_other_and_never_the_same_item(lab: Lab) -> None:
+def test_a_hand_stays_on_its_page_and_another_begins_one_of_its_own(lab: Lab) -> None:
     begun = scattered(lab, 1_100)
     first, second = begun.hand(), begun.hand(lab.worker())
     one, two = begun.held(first, 8), begun.held(second, 32)
     assert [each.index for each in one.items] == list(range(8))
-    assert [each.index for each in two.items] == list(range(8, 40))
+    assert [each.index for each in two.items] == list(range(100, 132))
     assert one.items[3] == ItemClaim(3, b'{"n":3}', 1)
     assert begun.settle(first, one, succeeded(one)) is not None
-    assert [each.index for each in begun.held(first, 500).items] == list(range(40, 500)), (
+    assert [each.index for each in begun.held(first, 500).items] == list(range(8, 100)), (
         "a range ends with its page"
     )
+
+
+def test_a_page_is_shared_once_none_is_left_to_begin_and_no_item_is_claimed_twice(lab: Lab) -> None:
+    begun = scattered(lab, 150)
+    hands = [begun.hand(lab.worker()) for _ in range(3)]
+    held = [[each.index for each in begun.held(hand, 10).items] for hand in hands]
+    assert held == [list(range(10)), list(range(100, 110)), list(range(10, 20))]
+
+
+def test_single_arrivals_of_two_hands_do_not_wait_for_each_other(lab: Lab) -> None:
+    begun = scattered(lab, 200)
+    first, second = begun.hand(), begun.hand(lab.worker())
+    one, two = begun.held(first, 8), begun.held(second, 8)
+    with lab.database.transaction() as tx:
+        assert barriers.settle_part(tx, first, one, succeeded(one)[:1]) is not None
+        assert begun.settle(second, two, succeeded(two)[:1]) is not None, "it would wait for ever"
+    assert begun.progress.succeeded == 2
 
 
 def test_a_range_that_is_not_settled_is_answered_again(lab: Lab) -> None:
@@ -380,7 +422,7 @@ def test_pages_that_somebody_has_locked_are_passed_over(lab: Lab) -> None:
     hand = begun.hand()
     with lab.database.transaction() as tx:
         tx.rows(sql("SELECT 1 FROM flowstone.barrier_pages WHERE number = 1 FOR UPDATE"))
-        assert [each.index for each in begun.held(hand, 5).items] == list(range(500, 505))
+        assert [each.index for each in begun.held(hand, 5).items] == list(range(100, 105))
 
 
 # --- what is kept ---------------------------------------------------------------------------------------------------------------

@@ -90,6 +90,7 @@ ROUNDS, WAKEUPS, MAKERS = (
 )
 LANES, TRANSITIONS = "tests/core/test_lanes.py", "tests/test_transitions.py"
 VALUES, INTERLEAVED = "tests/record/test_values.py", "tests/core/test_interleavings.py"
+BARRIERS, OF_SCATTERS = "tests/core/test_barriers.py", "tests/test_transitions_of_scatters.py"
 
 FAULTS = (
     Seeded(
@@ -337,6 +338,29 @@ FAULTS = (
             )
         ],
         told_as=("AssertionError", "ValueError"),
+        long=True,
+    ),
+    Seeded(
+        "a part of items ignores its fence",
+        [f"{OF_SCATTERS}::test_under_another_worker_or_fence_nothing_moves"],
+        sql=[InSql(["settle_part"], " AND o.fence = %(fence)s", "")],
+    ),
+    Seeded(
+        "an item ends as often as it is sent",
+        [f"{BARRIERS}::test_a_part_is_settled_once_however_often_it_is_sent"],
+        sql=[InSql(["settle_part"], "WHERE items.status = 'retry' AND items.claim = %(step)s", "")],
+        told_as=("AssertionError", "CheckViolation"),
+    ),
+    Seeded(
+        "a page adds to its barrier twice",
+        [f"{BARRIERS}::test_the_last_item_closes_the_barrier_and_hands_that_do_not_run_are_skipped"],
+        sql=[InSql(["settle_part"], "o.done + complete", "o.done + 2 * complete")],
+        told_as=("AssertionError", "CheckViolation"),
+    ),
+    Seeded(
+        "a hand leaves its page",
+        [f"{BARRIERS}::test_a_hand_stays_on_its_page_and_another_begins_one_of_its_own"],
+        sql=[InSql(["claim_page"], "p.number = c.page AND ", "p.number = c.page + 1 AND ")],
         long=True,
     ),
     Seeded(

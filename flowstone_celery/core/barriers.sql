@@ -278,9 +278,9 @@ WITH
                   (SELECT array_agg(x.index) FROM flowstone.item_claims m CROSS JOIN LATERAL (
                        SELECT unnest(m.items) AS index
                        UNION ALL SELECT generate_series(m.first, m.first + m.size - 1) WHERE NOT EXISTS (SELECT 1 FROM former)) x
-                    WHERE m.hand_id = o.hand_id AND NOT EXISTS (
-                          SELECT 1 FROM flowstone.items i
-                           WHERE i.barrier_id = m.barrier_id AND i.index = x.index AND i.claim IS DISTINCT FROM m.hand_id)) AS items) f
+                    WHERE m.hand_id = o.hand_id AND coalesce((  -- a lookup: NOT EXISTS may be planned as a look at all items of the barrier
+                          SELECT i.claim IS NOT DISTINCT FROM m.hand_id FROM flowstone.items i
+                           WHERE i.barrier_id = m.barrier_id AND i.index = x.index), true)) AS items) f
      WHERE c.hand_id = o.hand_id AND c.status = 'held'
     RETURNING c.left_open
 ),
@@ -662,20 +662,21 @@ RETURNING b.*;
 
 -- name: barriers_in_need
 -- Open barriers that nobody works for although there is work: hands are lacking since there are more slots, or all stand aside; and
--- those whose step is no more.
+-- those whose step is no more, whatever became of its run.
 SELECT b.id, b.ended AS orphan FROM (
     SELECT b.*, NOT EXISTS (SELECT 1 FROM flowstone.steps s WHERE s.id = b.step_id AND s.finished_at IS NULL) AS ended,
+           EXISTS (SELECT 1 FROM flowstone.runs r WHERE r.id = b.run_id AND r.status = 'running' AND NOT r.paused) AS goes_on,
            EXISTS (SELECT 1 FROM flowstone.barrier_pages p WHERE p.barrier_id = b.id AND p.next < p.size) AS pages,
            EXISTS (SELECT 1 FROM flowstone.items i WHERE i.barrier_id = b.id AND i.status = 'retry' AND i.due_at <= flowstone.now()) AS due,
            EXISTS (SELECT 1 FROM flowstone.items i WHERE i.barrier_id = b.id AND i.status = 'retry' AND i.due_at = 'infinity') AS held,
            EXISTS (SELECT 1 FROM flowstone.steps s WHERE s.barrier_id = b.id AND s.phase = 'item'
                       AND (s.status = 'running' OR s.status = 'ready' AND s.parked IS DISTINCT FROM 'idle')) AS busy
-      FROM flowstone.barriers b JOIN flowstone.runs r ON r.id = b.run_id AND r.status = 'running' AND NOT r.paused
-     WHERE b.status = 'open' ORDER BY b.id LIMIT %(limit)s) b
- WHERE b.ended OR NOT b.busy AND (b.pages OR b.due OR b.held)
+      FROM flowstone.barriers b WHERE b.status = 'open') b
+ WHERE b.ended OR b.goes_on AND (NOT b.busy AND (b.pages OR b.due OR b.held)
     OR b.pages AND
     -- use: lacking_hands_of_b
-       > 0;
+       > 0)
+ ORDER BY b.id LIMIT %(limit)s;
 
 -- name: drop_keys
 -- Digests tell equal keys apart while a barrier is filled; then they go, a batch at a time.

@@ -241,7 +241,7 @@ PARAMETERS: dict[str, Any] = {
     "promise": True, "everything": False, "begin_at": [], "deadline_in": None, "lane": None, "lane_width": 1, "sole": [False, True],
     "act": "pause", "detail": None, "statuses": None, "since": None, "until": None, "paused": None,
     "low": UUID(int=0), "high": UUID(int=1), "runs": [UUID(int=0)], "reached": None, "key_life": 1e9, "most_steps": 9, "beside": False,
-    "backfill": UUID(int=0), "mode": "all", "skipped": [], "max_concurrent": 1, "request": None,
+    "packed": 120, "least": 8, "yields": True, "backfill": UUID(int=0), "mode": "all", "skipped": [], "max_concurrent": 1, "request": None,
     "schema_version": 2, "schema": "flowstone", "channel": "flowstone", "definition": "d", "keys": ["k"], "cascade": False, "versions": [1], "recipe": None,
     "kinds": ["plain", "plain"], "names": ["a", "b"], "partitions": ["", ""], "tasks": [TASK, TASK], "priorities": [0, 0],
     "code_digests": [None, None], "remaining": [0, 1], "max_failures": [1, 1], "timeouts": [None, None], "retries": ["{}", "{}"],

@@ -664,13 +664,16 @@ RETURNING b.*;
 -- Open barriers that nobody works for although there is work: hands are lacking since there are more slots, or all stand aside; and
 -- those whose step is no more, whatever became of its run.
 SELECT b.id, b.ended AS orphan FROM (
-    SELECT b.*, NOT EXISTS (SELECT 1 FROM flowstone.steps s WHERE s.id = b.step_id AND s.finished_at IS NULL) AS ended,
-           EXISTS (SELECT 1 FROM flowstone.runs r WHERE r.id = b.run_id AND r.status = 'running' AND NOT r.paused) AS goes_on,
-           EXISTS (SELECT 1 FROM flowstone.barrier_pages p WHERE p.barrier_id = b.id AND p.next < p.size) AS pages,
-           EXISTS (SELECT 1 FROM flowstone.items i WHERE i.barrier_id = b.id AND i.status = 'retry' AND i.due_at <= flowstone.now()) AS due,
-           EXISTS (SELECT 1 FROM flowstone.items i WHERE i.barrier_id = b.id AND i.status = 'retry' AND i.due_at = 'infinity') AS held,
-           EXISTS (SELECT 1 FROM flowstone.steps s WHERE s.barrier_id = b.id AND s.phase = 'item'
-                      AND (s.status = 'running' OR s.status = 'ready' AND s.parked IS DISTINCT FROM 'idle')) AS busy
+    -- Lookups, not EXISTS: of that the planner may make tables of all that there is.
+    SELECT b.*, coalesce((SELECT s.finished_at IS NOT NULL FROM flowstone.steps s WHERE s.id = b.step_id), true) AS ended,
+           coalesce((SELECT r.status = 'running' AND NOT r.paused FROM flowstone.runs r WHERE r.id = b.run_id), false) AS goes_on,
+           (SELECT p.number FROM flowstone.barrier_pages p WHERE p.barrier_id = b.id AND p.next < p.size LIMIT 1) IS NOT NULL AS pages,
+           (SELECT i.index FROM flowstone.items i WHERE i.barrier_id = b.id AND i.status = 'retry' AND i.due_at <= flowstone.now()
+             LIMIT 1) IS NOT NULL AS due,
+           (SELECT i.index FROM flowstone.items i WHERE i.barrier_id = b.id AND i.status = 'retry' AND i.due_at = 'infinity'
+             LIMIT 1) IS NOT NULL AS held,
+           (SELECT s.id FROM flowstone.steps s WHERE s.barrier_id = b.id AND s.phase = 'item'
+               AND (s.status = 'running' OR s.status = 'ready' AND s.parked IS DISTINCT FROM 'idle') LIMIT 1) IS NOT NULL AS busy
       FROM flowstone.barriers b WHERE b.status = 'open') b
  WHERE b.ended OR b.goes_on AND (NOT b.busy AND (b.pages OR b.due OR b.held)
     OR b.pages AND

@@ -128,21 +128,29 @@ class AssetItems:
         if self.scatter.options.batch is None:
             return iter((self._given(item, found, None),))
         batch = Batched.of(found, (self.barrier.metadata or {}).get("batch_input"))
-        return (self._given(item, each, batch) for each in (batch.items if self.each else [batch.items]))
+        if not self.each:
+            return iter((self._given(item, batch.items, batch),))
+        return (self._given(item, each, batch, place) for place, each in enumerate(batch.items))
 
-    def _given(self, item: ItemClaim, element: object, batch: Batched | None) -> dict[str, object]:
+    def _given(
+        self, item: ItemClaim, element: object, batch: Batched | None, place: int | None = None
+    ) -> dict[str, object]:
         part = self.scatter.item
         given = dict(self.arguments)
         if part.subject is not None:
             given[part.subject] = element
         if part.context_parameter is not None:
             context = cast("Context", given[part.context_parameter])
-            given[part.context_parameter] = self._context(context, item, element, batch)
+            given[part.context_parameter] = self._context(context, item, element, batch, place)
         return given
 
-    def _context(self, of_hand: Context, item: ItemClaim, element: object, batch: Batched | None) -> Context:
+    def _context(
+        self, of_hand: Context, item: ItemClaim, element: object, batch: Batched | None, place: int | None
+    ) -> Context:
         barrier = self.barrier
         key = f"{barrier.run_id}/{barrier.step_id}/{barrier.round}/{item.index}/{item.failures}"
+        if place is not None:  # each element of a batch is a call of its own
+            key = f"{key}/{place}"
         return replace(
             of_hand, key=element, index=item.index, batch=batch, attempt=item.attempt, idempotency_key=key
         )

@@ -42,6 +42,17 @@ def test_a_function_of_item_is_called_for_each_element_of_a_batch(fs: FlowStone)
     assert (len(value), value.counts.total) == (40, 6)
 
 
+def test_each_element_of_a_batch_has_an_idempotency_key_of_its_own(fs: FlowStone) -> None:
+    urls(fs)
+
+    @fs.asset(scatter=Scatter(over="urls", batch=7))
+    def pages(item: str, ctx: Context) -> str:
+        del item
+        return ctx.idempotency_key
+
+    assert len(set(fs.run(pages).get())) == len(URLS)
+
+
 @pytest.mark.parametrize(
     ("options", "shape"),
     [

@@ -284,6 +284,8 @@ class Executor:
                 return self._settle(claim, Rests.IN_LINE, turn, only_run)
             if isinstance(answer, Failed | Rests):
                 raise
+            if claim.phase == Phase.ITEM:  # a hand that failed would leave what it holds to nobody
+                return self._settle(claim, Rests.IN_LINE, turn, only_run)
             failed = Failed(ExecutionError.of(error, claim.name, claim.partition), retryable=True)
             return failed, self._settle_as(claim, failed, turn, only_run)
 

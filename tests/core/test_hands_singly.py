@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
 from barrierlab import release
 from corelab import QUEUE, Lab
-from handlab import HandLab, Scatters
+from handlab import KNOWS, HandLab, Scatters
 
+from flowstone_celery.core import barriers
+from flowstone_celery.core.executor import Slice
+from flowstone_celery.core.settle import GiveBack
 from flowstone_celery.outcomes import Cancel, Fail
 
 if TYPE_CHECKING:
@@ -96,3 +100,21 @@ def test_a_hand_that_was_lost_meanwhile_settles_nothing(lab: Lab, hands: HandLab
     hands.executor(kind).work(None, QUEUE, going_on=False)
     assert len(kind.called) == 1
     assert hands.progress(run).succeeded == 0
+
+
+def test_a_hand_whose_end_cannot_be_written_goes_back_to_the_line_with_what_it_holds(
+    lab: Lab, hands: HandLab
+) -> None:
+    kind = Scatters([1, 2, 3])
+    executor = hands.executor(kind)
+    run = hands.scatter(kind, executor)
+    hand = lab.claim_next(executor.worker_id, knows=KNOWS)
+    assert hand is not None
+    assert hand.phase == "item"
+    with lab.database.transaction() as tx:
+        assert barriers.claim_range(tx, hand, wanted=2, width=1) is not None
+    turn = Slice(time.monotonic() + 1, 0, lambda: False, lambda: KNOWS)
+    executor.end(hand, GiveBack("a NUL: \x00"), turn, None, None, time.monotonic())
+    assert lab.scalar("SELECT status FROM flowstone.steps WHERE id = %(id)s", id=hand.id) == "ready"
+    assert hands.work(run, executor) == "succeeded"
+    assert len(hands.results(run)) == 3

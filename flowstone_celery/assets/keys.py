@@ -13,7 +13,6 @@ MOST_BYTES = 1_048_576
 """A key may be this large. It is written once, in its page, and read by whoever does the item."""
 
 _SHOWN = 120
-_SHORT = 16
 
 
 def key_of(element: object, *, asset: str, index: int | None = None) -> bytes:
@@ -46,11 +45,6 @@ def element_of(key: bytes) -> Any:
 def digest_of(key: bytes) -> bytes:
     """The SHA-256 of a key, 32 bytes."""
     return hashlib.sha256(key).digest()
-
-
-def short_form(key: bytes) -> str:
-    """Sixteen digits of the digest, for display."""
-    return hashlib.sha256(key).hexdigest()[:_SHORT]
 
 
 def shown(key: bytes) -> str:

@@ -596,8 +596,10 @@ WITH moved AS (
        AND barrier_id = %(barrier)s AND NOT EXISTS (SELECT 1 FROM flowstone.barriers b WHERE b.id = %(barrier)s AND b.status = 'open')
     RETURNING id, run_id, round, attempt, fence
 ), dropped AS (
-    UPDATE flowstone.item_claims c SET status = 'settled', lost_by = NULL, left_open = 0 FROM moved m
-     WHERE c.hand_id = m.id AND c.status IN ('held', 'lost')
+    -- Under its own fence: what a predecessor claimed answers to no late part of his.
+    UPDATE flowstone.item_claims c
+       SET status = 'settled', lost_by = NULL, left_open = 0, fence = m.fence, worker_id = %(worker)s FROM moved m
+     WHERE c.hand_id = m.id AND (c.status IN ('held', 'lost') OR c.fence <> m.fence)
 ), logged AS (
     INSERT INTO flowstone.history (run_id, step_id, round, event, attempt, fence, worker_id)
     SELECT run_id, id, round, 'step.succeeded', attempt, fence, %(worker)s FROM moved

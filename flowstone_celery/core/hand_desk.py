@@ -83,6 +83,7 @@ class Desk:
         self._rest: list[int] = []
         self._held: set[int] = set()
         self._grows = False
+        self._watched = False
         self._lock = threading.Lock()
         self._about = about_barrier(barrier)
 
@@ -158,8 +159,15 @@ class Desk:
     def _promise_news(self, tx: Tx) -> None:
         """The keeper ends the process if nothing is heard until an item's time is over: its code may let no thread of it run."""
         timeout = self._barrier.policy.timeout
-        if timeout is not None:
+        if timeout is not None and self._watched:
             tx.run(SQL["hand_deadline"], **self._hand.held, seconds=timeout + SLOW_SECONDS)
+
+    def watch(self) -> None:
+        """What items need is there: from now on the keeper counts their time. Loading it is nobody's time."""
+        if not self._watched and self._barrier.policy.timeout is not None:
+            self._watched = True
+            with suppress(CommitUnknown):  # if it did not happen, it does with the next part
+                self._place.patiently(lambda: self._place.database.attempt(self._promise_news))
 
     def give_back(self, item: ItemClaim) -> None:
         """The item was begun and did not happen."""

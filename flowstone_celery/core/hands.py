@@ -220,6 +220,8 @@ class Hand:
                 ended = self.judge.raised(item, error, 0.0)
                 self.desk.todo.popleft()
                 self.desk.done.append(ended)
+        else:
+            self.desk.watch()
         return self._calls
 
     def _stored(self, item: ItemClaim, value: object) -> bytes:

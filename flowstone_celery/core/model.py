@@ -175,7 +175,7 @@ class Claim:
 
     @staticmethod
     def of(row: Row) -> Claim:
-        """Read a row of `claim` or `claim_next`."""
+        """Read a row of `claim`."""
         values = {name: row[name] for name in Claim.__dataclass_fields__ if name not in ("retry", "inputs")}
         return Claim(
             **values,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from actlab import doer
 from barrierlab import HAND, Scattering, begin, failed, keys, new, release, retried, scattered
 from corelab import QUEUE, Lab, sql, step
+from handlab import HandLab, Scatters
 
 from flowstone_celery.core import acts, barrier_sweep, barriers, lanes, runs, steps
 from flowstone_celery.core.barrier_model import Scattered
@@ -17,7 +18,9 @@ from flowstone_celery.states import StepStatus
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from flowstone_celery.core.model import Claim
+    from flowstone_celery.core.barrier_model import Barrier, ItemClaim
+    from flowstone_celery.core.hands import ItemCalls
+    from flowstone_celery.core.model import Call, Claim
     from flowstone_celery.db.database import Tx
 
 
@@ -166,3 +169,52 @@ def test_a_barrier_that_fails_and_a_parent_of_the_same_child_meet_in_one_order(l
     assert part is not None
     assert part.closed
     assert lab.statuses(run)["child"] == "failed"
+
+
+# --- stale fences, and time that is nobody's --------------------------------------------------------------------------------------
+
+
+def test_a_late_part_of_a_dead_predecessor_is_stale_once_the_hand_has_ended(lab: Lab) -> None:
+    begun = scattered(lab, 1)
+    dead = begun.hand()
+    held = begun.held(dead)
+    release(lab, dead.worker_id)
+    heir = lab.claim(lab.worker(), dead.id, knows=[HAND])
+    assert heir is not None
+    begun.tx(lambda tx: barriers.cancel(tx, begun.barrier, "tester", "enough"))
+    assert begun.finish(heir) is not None
+    with lab.database.transaction() as tx:
+        assert barriers.settle_part(tx, dead, held, [failed(0)]) is None
+
+
+def test_the_time_of_items_does_not_run_while_what_they_need_is_loaded(lab: Lab) -> None:
+    """The keeper would kill a process that loads for long, and the next one, until its items are taken for deadly."""
+    deadlines: list[bool] = []
+
+    class Slow(Scatters):
+        def items(self, hand: Claim, barrier: Barrier, call: Call) -> ItemCalls:
+            deadlines.append(has_deadline(hand))
+            return super().items(hand, barrier, call)
+
+    def has_deadline(hand: Claim) -> bool:
+        return bool(
+            lab.scalar("SELECT deadline_at IS NOT NULL FROM flowstone.steps WHERE id = %(id)s", id=hand.id)
+        )
+
+    def item(item: ItemClaim) -> int:
+        del item
+        deadlines.append(
+            bool(
+                lab.scalar(
+                    "SELECT bool_or(deadline_at IS NOT NULL) FROM flowstone.steps WHERE phase = 'item'"
+                )
+            )
+        )
+        return 1
+
+    hands = HandLab(lab)
+    kind = Slow([1], code=item, policy={"timeout": 20.0})
+    executor = hands.executor(kind)
+    run = hands.scatter(kind, executor)
+    assert hands.work(run, executor) == "succeeded"
+    assert deadlines == [False, True]
